@@ -1,0 +1,226 @@
+"""System checks of `AEVENTS`: the settings in, messages that name key, value and mend out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.db import connections
+
+from aevents import routes
+from aevents.errors import Refused
+from aevents.event import is_event_type
+from aevents.loops import why_no_threads
+from aevents.settings import KEYS, LIMIT_KEYS, is_recording
+from aevents.transports import scheme_of, transport_class
+
+_SERVICE_KEYS = frozenset({"URL"})
+_USERINFO = re.compile(r"://\S*@")
+_UNSIGNED = (None, "accept", "warn", "refuse")
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """Return what is wrong in `settings.AEVENTS`."""
+    raw = getattr(django_settings, "AEVENTS", None)
+    if raw is None:
+        return [
+            _warning(
+                "W001",
+                "AEVENTS is not set: no service is told of any event.",
+                "Set AEVENTS in the settings.",
+            )
+        ]
+    if not isinstance(raw, Mapping):
+        return [_error("E001", f"AEVENTS must be a dict, not {_of(raw)}.", "Write AEVENTS = {...}.")]
+    return [*_keys(raw), *_types(raw), *_limits(raw), *_services(raw), *_process(raw)]
+
+
+def _keys(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    for key in raw:
+        if key not in KEYS:
+            yield _error("E002", f"AEVENTS has an unknown key {key!r}.", _did_you_mean(key, KEYS))
+
+
+def _types(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    if not raw.get("SERVICE"):
+        yield _warning(
+            "W002",
+            "AEVENTS['SERVICE'] is not set: receivers cannot say where events came from.",
+            "Set it to this service's own name.",
+        )
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "SERVICE": (
+            lambda v: isinstance(v, str) and (v == "" or is_event_type(v)),
+            "a printable string",
+        ),
+        "UNSIGNED": (lambda v: v in _UNSIGNED, "'accept', 'warn', 'refuse' or None"),
+        "STORE": (lambda v: v is None or isinstance(v, str), "a database alias or None"),
+        "STRICT": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
+        "ENABLED": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
+        "AUTODISCOVER": (lambda v: isinstance(v, bool), "True or False"),
+    }
+    for key, (is_right, wanted) in rules.items():
+        if key in raw and not is_right(raw[key]):
+            yield _error("E003", f"AEVENTS[{key!r}] is {raw[key]!r}.", f"It must be {wanted}.")
+    if not _are_transports(raw):  # their options may hold a secret: they are not shown
+        yield _error(
+            "E003",
+            f"AEVENTS['TRANSPORTS'] is {_of(raw['TRANSPORTS'])} of something else.",
+            "It must be a dict of dicts, by URL scheme.",
+        )
+    alias = raw.get("STORE")
+    if isinstance(alias, str) and alias not in connections.settings:
+        yield _error(
+            "E003",
+            f"AEVENTS['STORE'] is {alias!r}, which is not in DATABASES.",
+            "Name a database alias, or None.",
+        )
+
+
+def _limits(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    limits = raw.get("LIMITS", {})
+    if not isinstance(limits, Mapping):
+        yield _error("E003", f"AEVENTS['LIMITS'] is {_of(limits)}.", "It must be a dict of numbers.")
+        return
+    for key, value in limits.items():
+        if key not in LIMIT_KEYS:
+            yield _error(
+                "E002",
+                f"AEVENTS['LIMITS'] has an unknown key {key!r}.",
+                _did_you_mean(key, LIMIT_KEYS),
+            )
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            yield _error("E003", f"AEVENTS['LIMITS'][{key!r}] is {value!r}.", "It must be a number above 0.")
+
+
+def _services(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    resolved: dict[str, Mapping[str, Any]] = {}
+    for key in ("SERVICES", "SUBSCRIPTIONS"):
+        value = raw.get(key, {})
+        is_url = isinstance(value, str) and "://" in value
+        try:
+            value = value if is_url else routes.resolve(value)
+        except Exception as error:  # whatever importing a module can raise
+            yield _error(
+                "E004",
+                f"AEVENTS[{key!r}] is {value!r}, which cannot be imported: {error}",
+                "Give the dotted path of a dict.",
+            )
+            return
+        if not isinstance(value, Mapping):
+            yield _error(
+                "E003",
+                f"AEVENTS[{key!r}] is {'a URL' if is_url else _of(value)}.",
+                "It must be a dict or the dotted path of one.",
+            )
+            return
+        resolved[key] = value
+    services, own = resolved["SERVICES"], raw.get("SERVICE")
+    for name, entry in services.items():
+        if name != own and _are_transports(raw):
+            yield from _service(name, entry)
+    yield from _mapping(resolved["SUBSCRIPTIONS"], {*services, *([own] if isinstance(own, str) else [])})
+
+
+def _service(name: str, entry: Any) -> Iterator[CheckMessage]:
+    where = f"AEVENTS['SERVICES'][{name!r}]"
+    if isinstance(entry, Mapping):
+        for key in entry:
+            if key not in _SERVICE_KEYS:
+                yield _error(
+                    "E002",
+                    f"{where} has an unknown key {key!r}.",
+                    _did_you_mean(key, _SERVICE_KEYS),
+                )
+    url = entry.get("URL") if isinstance(entry, Mapping) else entry
+    if not isinstance(url, str):
+        yield _error("E005", f"{where} has no URL.", "Write the URL, or a dict with 'URL'.")
+        return
+    try:
+        mistake = transport_class(scheme_of(url)).mistake_in(url)
+    except Refused as error:
+        mistake = str(error)
+    if mistake is not None:
+        # The URL may hold a password: only its scheme is shown.
+        yield _error(
+            "E005",
+            f"{where} has a URL that cannot be used ({scheme_of(url) or 'no scheme'}): {mistake}.",
+            "Write it as https://host/events/.",
+        )
+
+
+def _mapping(mapping: Mapping[str, Any], known: set[str]) -> Iterator[CheckMessage]:
+    for event_type, names in mapping.items():
+        where = f"AEVENTS['SUBSCRIPTIONS'][{event_type!r}]"
+        if not is_event_type(event_type):
+            yield _error(
+                "E006",
+                f"{where}: the event type is not a printable string of 1 to 200 characters.",
+                "Rename it.",
+            )
+        if isinstance(names, str) or not _is_list_of_strings(names):
+            yield _error("E006", f"{where} is {names!r}.", "It must be a list of names of SERVICES.")
+            continue
+        for name in names:
+            if name not in known:
+                yield _error(
+                    "E007",
+                    f"{where} names {name!r}, which is not in SERVICES.",
+                    _did_you_mean(name, known),
+                )
+
+
+def _process(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    reason = why_no_threads()
+    if reason is not None:
+        yield _warning("W003", f"No event can leave this process: {reason}.", "Run it with ordinary threads.")
+    if not apps.is_installed("aevents"):
+        yield _warning("W004", "'aevents' is not in INSTALLED_APPS.", "Add it.")
+    # Test runners switch DEBUG off, which says nothing of the servers.
+    if raw.get("UNSIGNED") is None and not django_settings.DEBUG and not is_recording():
+        yield _warning(
+            "W005",
+            "AEVENTS['UNSIGNED'] is not set and DEBUG is off: every event that arrives is refused.",
+            "Set it to 'accept' where only your own services can reach the endpoint.",
+        )
+
+
+def _are_transports(raw: Mapping[str, Any]) -> bool:
+    value = raw.get("TRANSPORTS", {})
+    return isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values())
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    try:
+        return all(isinstance(item, str) for item in value)
+    except TypeError:
+        return False
+
+
+def _did_you_mean(name: object, known: Iterable[object]) -> str:
+    names = sorted(map(str, known))
+    alike = difflib.get_close_matches(str(name), names, n=1)
+    return f"Did you mean {alike[0]!r}?" if alike else f"There are: {', '.join(names) or 'none'}."
+
+
+def _of(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def _error(number: str, message: str, hint: str) -> Error:
+    return Error(_without_passwords(message), hint=_without_passwords(hint), id=f"aevents.{number}")
+
+
+def _warning(number: str, message: str, hint: str) -> Warning:
+    return Warning(_without_passwords(message), hint=_without_passwords(hint), id=f"aevents.{number}")
+
+
+def _without_passwords(text: str) -> str:
+    # A URL may have been written in any place, and its password may hold what ends one elsewhere.
+    return _USERINFO.sub("://***@", text)

@@ -1,0 +1,1 @@
+"""The service where people sign up: async views, `await aemit(...)`."""

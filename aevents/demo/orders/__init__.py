@@ -1,0 +1,1 @@
+"""The service that sells: sync views, `emit(...)` inside `atomic()`."""

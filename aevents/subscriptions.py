@@ -1,0 +1,138 @@
+"""Who wants to know: `subscribe_to` calls in, the handlers of an event type out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+from aevents.errors import InvalidSubscription
+from aevents.event import is_event_type
+
+Handler = Callable[[Any], Awaitable[Any] | Any]
+H = TypeVar("H", bound=Handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One handler of one event type, under a name that stays the same over deploys."""
+
+    event_type: str
+    handler: Handler
+    name: str
+    atomic: bool
+    is_async: bool
+
+
+_by_type: dict[str, dict[str, Subscription]] = {}
+
+
+@overload
+def subscribe_to(event_type: str, event_handler: H, *, name: str | None = None, atomic: bool = True) -> H: ...
+@overload
+def subscribe_to(
+    event_type: str, event_handler: None = None, *, name: str | None = None, atomic: bool = True
+) -> Callable[[H], H]: ...
+def subscribe_to(
+    event_type: str,
+    event_handler: Handler | None = None,
+    *,
+    name: str | None = None,
+    atomic: bool = True,
+) -> Handler | Callable[[H], H]:
+    """Call `event_handler(payload)` for every event of this type that reaches this service.
+
+    Call it in `AppConfig.ready()`, or use it as a decorator in an app's `events.py`. The handler is
+    sync or async; several may share an event, each is called on its own and with a payload of its
+    own; the same one twice counts once. `name` is its stable name (default `module.qualname`).
+    A sync handler runs in a transaction on the `STORE` database, so that one that raises leaves
+    nothing behind there; `atomic=False` is without. Raises `InvalidSubscription`.
+    """
+    if event_handler is None:
+
+        def decorate(handler: H) -> H:
+            _add(event_type, handler, name, atomic)
+            return handler
+
+        return decorate
+    _add(event_type, event_handler, name, atomic)
+    return event_handler
+
+
+def handlers_of(event_type: str) -> tuple[Subscription, ...]:
+    """Return the subscriptions of a type in the order they were made."""
+    return tuple(_by_type.get(event_type, {}).values())
+
+
+def subscribed_types() -> Mapping[str, Mapping[str, Subscription]]:
+    """Return every subscription, by type and name."""
+    return _by_type
+
+
+def unsubscribe_all() -> Mapping[str, Mapping[str, Subscription]]:
+    """Forget every subscription, for tests; returns them for `restore`."""
+    before = dict(_by_type)
+    _by_type.clear()
+    return before
+
+
+def restore(subscriptions: Mapping[str, Mapping[str, Subscription]]) -> None:
+    """Put back what `unsubscribe_all` returned, in place of what is there."""
+    _by_type.clear()
+    _by_type.update({key: dict(value) for key, value in subscriptions.items()})
+
+
+def _add(event_type: str, handler: Handler, name: str | None, atomic: bool) -> None:
+    if not is_event_type(event_type):
+        raise InvalidSubscription(
+            f"the event type {event_type!r:.80} must be a printable string of 1 to 200 characters"
+        )
+    if "*" in event_type:
+        raise InvalidSubscription(f"{event_type!r}: HTTP has no wildcards; subscribe to each event type")
+    if not callable(handler):
+        raise InvalidSubscription(f"the handler of {event_type!r} is not callable: {handler!r:.80}")
+    name = name or _default_name(event_type, handler)
+    known = _by_type.get(event_type, {})
+    if name in known and not _is_again(known[name].handler, handler):
+        raise InvalidSubscription(
+            f"two handlers of {event_type!r} are named {name!r}: give one of them another name="
+        )
+    subscription = Subscription(event_type, handler, name, atomic, _is_async(handler))
+    # A new dict each time: another thread may be reading the old one.
+    _by_type[event_type] = {**known, name: subscription}
+
+
+def _default_name(event_type: str, handler: Handler) -> str:
+    qualname = getattr(handler, "__qualname__", None)
+    if qualname is None or "<lambda>" in qualname or "<locals>" in qualname:
+        raise InvalidSubscription(
+            f"the handler {handler!r:.120} of {event_type!r} has no name that lasts: pass name="
+        )
+    return f"{handler.__module__}.{qualname}"
+
+
+def _is_again(old: Handler, new: Handler) -> bool:
+    """Tell whether `new` is the handler `old`, or what a reload of its module made of it."""
+    if old == new:
+        return True
+    if _origin(old) is None or _origin(old) != _origin(new):
+        return False
+    # A reload makes the class anew; methods of two instances of one class are two handlers.
+    owner = getattr(new, "__self__", None)
+    return owner is None or isinstance(owner, type) or type(owner) is not type(getattr(old, "__self__", None))
+
+
+def _origin(handler: Handler) -> tuple[str, ...] | None:
+    qualname = getattr(handler, "__qualname__", None)
+    if qualname is None or "<locals>" in qualname or "<lambda>" in qualname:
+        return None
+    owner = getattr(handler, "__self__", None)
+    owner_class = owner if isinstance(owner, type) else type(owner)
+    return handler.__module__, qualname, owner_class.__module__, owner_class.__qualname__
+
+
+def _is_async(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    )

@@ -1,0 +1,58 @@
+"""The other side of each duel: the same bytes, sent by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import orjson
+
+from aevents import wire
+from aevents.event import Event, new_id
+from aevents.wire import stamp
+
+PAYLOAD = {"user_id": 7, "name": "Ada", "note": "x" * 140}  # 200 bytes in all
+
+
+def message() -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body that aevents would send."""
+    made = wire.encode(Event(new_id(), "user-created", orjson.dumps(PAYLOAD), "me", datetime.now(UTC)))
+    return stamp(made), made.body
+
+
+def session() -> aiohttp.ClientSession:
+    """Return a session with the settings of aevents' own. Call it in a running loop."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5),
+        timeout=aiohttp.ClientTimeout(total=10, sock_connect=2),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("Accept-Encoding",),
+        auto_decompress=False,
+    )
+
+
+async def post(http: aiohttp.ClientSession, url: str, headers: dict[str, str], body: bytes) -> None:
+    """POST once and read the answer, which must be a 2xx."""
+    async with http.post(url, data=body, headers=headers, allow_redirects=False) as response:
+        await response.read()
+        assert response.status < 300
+
+
+async def at_a_time(width: int, count: int, once: Callable[[], Awaitable[Any]]) -> None:
+    """Call `once` `count` times, `width` of them at a time."""
+
+    async def worker() -> None:
+        for _ in range(count // width):
+            await once()
+
+    await asyncio.gather(*(worker() for _ in range(width)))
+
+
+def runner(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, Any]]
+) -> Callable[[], Any]:
+    """Return a function that runs `make()` on `loop`."""
+    return lambda: loop.run_until_complete(make())

@@ -1,0 +1,132 @@
+"""What the benchmarks share: receivers in processes of their own, and the table at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevents.courier import courier
+
+
+@pytest.fixture(scope="session")
+def sinks() -> Iterator[list[str]]:
+    """101 URLs of one process that answers every POST with 204 at once; the last one after 2 s."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    ports = ours.recv()
+    yield [f"http://127.0.0.1:{port}/events/" for port in ports]
+    process.terminate()
+    process.join()
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[str]:
+    """A Django project under uvicorn with `/events/` (aevents) and `/plain/` (a plain async view)."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "benchmarks.receiver:application", "--port", str(port)),
+            *("--log-level", "warning", "--lifespan", "off"),
+        ],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
+    )
+    url = f"http://127.0.0.1:{port}"
+    ends = time.monotonic() + 30
+    while True:
+        try:
+            with closing(socket.create_connection(("127.0.0.1", port), timeout=5)):
+                break
+        except OSError:
+            if time.monotonic() > ends:
+                process.kill()
+                raise
+            time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def routed(settings: Any) -> Iterator[Any]:
+    """Route the event type `user-created` to these URLs."""
+
+    def route(*urls: str) -> None:
+        services = {f"service-{n}": url for n, url in enumerate(urls)}
+        settings.AEVENTS = {
+            "SERVICE": "benchmarks",
+            "ENABLED": True,
+            "SERVICES": services,
+            "SUBSCRIPTIONS": {"user-created": list(services)},
+        }
+
+    yield route
+    courier.close(5.0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
+    session = getattr(config, "_benchmarksession", None)
+    rows = [bench for bench in getattr(session, "benchmarks", []) if "ratio" in bench.extra_info]
+    if not rows:
+        return
+    terminalreporter.section("ratios (median of the rounds, least and greatest)")
+    for bench in rows:
+        info = bench.extra_info
+        least, greatest = info["spread"]
+        terminalreporter.write_line(
+            f"{info['what']:<78} {info['ratio']:>6.2f}  ({least:.2f} to {greatest:.2f})  goal {info['goal']}"
+        )
+
+
+def _serve(told: Connection) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(_Sink, "127.0.0.1", 0) for _ in range(100)]
+        servers.append(await loop.create_server(lambda: _Sink(2.0), "127.0.0.1", 0))
+        told.send([server.sockets[0].getsockname()[1] for server in servers])
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+class _Sink(asyncio.Protocol):
+    """As little of an HTTP server as a benchmark of its clients needs."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+        self.buffer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
+            if len(self.buffer) < end + 4 + length:
+                return
+            self.buffer = self.buffer[end + 4 + length :]
+            if self.delay_s:
+                asyncio.get_running_loop().call_later(self.delay_s, self._answer)
+            else:
+                self._answer()
+
+    def _answer(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")

@@ -1,0 +1,52 @@
+"""Two ways of doing the same, timed in turn within one run; what counts is their ratio.
+
+Machines drift: every round times the other way right before ours, and the figure is the median of
+the rounds' ratios. pytest-benchmark keeps our times and the report; the ratio stands in its
+`extra_info`, and is written to the terminal at the end (see conftest.py).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROUNDS = 9
+
+
+def duel(
+    benchmark: Any,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    what: str,
+    goal: str,
+    rounds: int = ROUNDS,
+    is_rate: bool = False,
+) -> float:
+    """Time both in turn; return the median of ours : theirs, as times or (`is_rate`) as rates."""
+    ours()
+    theirs()  # warm: connections, imports, caches
+    their_times: list[float] = []
+
+    def before_each_round() -> None:
+        began = time.perf_counter()
+        theirs()
+        their_times.append(time.perf_counter() - began)
+
+    benchmark.pedantic(ours, setup=before_each_round, rounds=rounds, iterations=1)
+    our_times = list(benchmark.stats.stats.data)
+    ratios = [
+        other / own if is_rate else own / other for own, other in zip(our_times, their_times, strict=True)
+    ]
+    ratio = statistics.median(ratios)
+    benchmark.extra_info.update(
+        what=what,
+        goal=goal,
+        ratio=round(ratio, 3),
+        spread=[round(min(ratios), 3), round(max(ratios), 3)],
+        ours_ms=round(statistics.median(our_times) * 1e3, 3),
+        theirs_ms=round(statistics.median(their_times) * 1e3, 3),
+    )
+    return ratio

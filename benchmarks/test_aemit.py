@@ -1,0 +1,64 @@
+"""What does `aemit` cost beside the same POST by hand: one at a time, and 64 at a time?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from aevents import aemit
+from benchmarks import clients
+from benchmarks.duel import duel
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "goal"), [(1, 300, "at most 1.25 (time)"), (64, 3200, "at least 0.75 (rate)")]
+)
+@pytest.mark.parametrize("into", ["sink", "django"])
+def test_aemit_beside_bare_aiohttp(
+    benchmark: Any,
+    loop: asyncio.AbstractEventLoop,
+    sinks: list[str],
+    receiver: str,
+    routed: Callable[..., None],
+    into: str,
+    width: int,
+    count: int,
+    goal: str,
+) -> None:
+    url = sinks[0] if into == "sink" else f"{receiver}/events/"
+    count = count if into == "sink" else count // 4
+    routed(url)
+    headers, body = clients.message()
+    if into == "django":  # the same id would be a duplicate, which is less work
+        del headers["webhook-id"], headers["ce-id"]
+    http = loop.run_until_complete(_opened())
+
+    async def emit() -> None:
+        assert (await aemit("user-created", clients.PAYLOAD)).delivered
+
+    async def post() -> None:
+        await clients.post(http, url, headers, body)
+
+    duel(
+        benchmark,
+        clients.runner(loop, lambda: clients.at_a_time(width, count, emit)),
+        clients.runner(loop, lambda: clients.at_a_time(width, count, post)),
+        what=f"aemit : bare aiohttp, {width} at a time, into {into}",
+        goal=goal,
+        is_rate=width > 1,
+    )
+    loop.run_until_complete(http.close())
+
+
+async def _opened() -> Any:
+    return clients.session()

@@ -1,0 +1,1 @@
+"""An app as users write it: its handlers stand in `events.py` and write rows."""

@@ -1,0 +1,99 @@
+"""The threads of handlers and look-ups: as many as allowed, kept, and no hindrance to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from django.core.exceptions import SynchronousOnlyOperation
+from django.utils.asyncio import async_unsafe
+
+from aevents.threads import DaemonPool
+
+
+@pytest.fixture
+def pool() -> Iterator[DaemonPool]:
+    pool = DaemonPool(2, "pool")
+    yield pool
+    pool.shutdown()
+    assert [t for t in threading.enumerate() if t.name.startswith("pool_")] == []
+
+
+def test_what_is_returned_and_what_is_raised_comes_back(pool: DaemonPool) -> None:
+    assert pool.submit(pow, 2, 5, mod=7).result(10) == 4
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(lambda: 1 / 0).result(10)
+    with pytest.raises(SystemExit):
+        pool.submit(exit_).result(10)
+    assert pool.submit(str, 1).result(10) == "1"
+
+
+def exit_() -> None:
+    raise SystemExit
+
+
+def test_no_more_threads_than_allowed_are_started_and_no_more_than_needed(pool: DaemonPool) -> None:
+    for _ in range(5):
+        pool.submit(int).result(10)
+        # A thread is free only a moment after its result is there
+        assert pool._idle.acquire(timeout=10)
+        pool._idle.release()
+    assert len(pool._threads) == 1
+
+    released = threading.Event()
+    held = [pool.submit(released.wait) for _ in range(6)]
+    assert len(pool._threads) == 2
+    assert pool.wait(0) == 6
+    released.set()
+    assert [future.result(10) for future in held] == [True] * 6
+    assert pool.wait(10) == 0
+
+
+def test_its_threads_keep_no_process_alive(pool: DaemonPool) -> None:
+    assert pool.submit(lambda: threading.current_thread().daemon).result(10)
+
+
+def test_what_was_cancelled_before_it_began_is_not_run(pool: DaemonPool) -> None:
+    released = threading.Event()
+    held = [pool.submit(released.wait) for _ in range(2)]
+    ran: list[int] = []
+    waiting = pool.submit(ran.append, 1)
+
+    assert waiting.cancel()
+    released.set()
+
+    assert pool.submit(len, ran).result(10) == 0
+    assert all(future.result(10) for future in held)
+
+
+def test_after_a_shutdown_it_takes_nothing_more_but_ends_what_it_has() -> None:
+    pool = DaemonPool(1, "pool")
+    futures = [pool.submit(pow, n, 2) for n in range(10)]
+
+    pool.shutdown()
+
+    assert [future.result(0) for future in futures] == [n * n for n in range(10)]
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+
+
+async def test_where_no_thread_can_be_started_the_work_is_done_here_as_if_no_loop_ran(
+    pool: DaemonPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an interpreter that starts no more threads, as Python 3.12 when atexit callbacks run
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    query = async_unsafe(threading.current_thread)  # Django lets the ORM run only where no loop does
+    with pytest.raises(SynchronousOnlyOperation):
+        query()
+
+    # When work is given to the pool
+    thread = await asyncio.get_running_loop().run_in_executor(pool, query)
+
+    # Then it has been done by this very thread
+    assert thread is threading.current_thread()
+    assert pool.wait(0) == 0
