@@ -76,10 +76,14 @@ def derived_id(parent_id: str, handler: str, event_type: str, nth: int) -> str:
 
 # Random bytes in store: asking the kernel for each event's ten costs as much as encoding it.
 _random: deque[bytes] = deque()
-os.register_at_fork(after_in_child=_random.clear)
+_random_pid = os.getpid()  # a fork in C runs no hooks (uWSGI): the child must not share its parent's store
 
 
 def _ten_random_bytes() -> bytes:
+    global _random, _random_pid
+    if _random_pid != os.getpid():
+        _random = deque()  # first: another thread that finds the right pid finds this
+        _random_pid = os.getpid()
     while True:
         try:
             return _random.popleft()

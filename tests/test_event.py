@@ -139,13 +139,15 @@ def test_ids_of_many_threads_are_all_different() -> None:
     assert len({value for some in made for value in some}) == 16_000
 
 
-def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
-    # In a process of its own: this one has threads, which is no state to fork in.
-    code = """
-import os
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"], ids=["by Python", "in C"])
+def test_a_forked_child_makes_other_ids_than_its_parent(fork: str) -> None:
+    # In a process of its own: this one has threads, which is no state to fork in. In C, as uWSGI does it,
+    # no hook of Python's is called.
+    code = f"""
+import ctypes, os
 from aevents.event import new_id
 new_id()  # so that random bytes are in store
-child = os.fork()
+child = {fork}()
 if child:
     os.waitpid(child, 0)  # so that they print one after the other
 for _ in range(300):
