@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import aevents
+from tests.pages import ROOT, Page, Service, ask, free_ports, run, write
 from tests.peers import eventually
-from tests.test_docs import ROOT, Page, Service, ask, free_ports, run, write
 
 README = ROOT / "README.md"
 NAMES = ("accounts", "payments", "orders")
