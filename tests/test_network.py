@@ -200,6 +200,9 @@ CASES = {
     "200 with no end of chunks": delivered(
         lambda: Peer(Floods(b"a=b;" * 1000, head=HEAD + b"transfer-encoding: chunked\r\n\r\n5;"))
     ),
+    "200 packed with gzip": delivered(
+        raw(HEAD + b"content-encoding: gzip\r\ncontent-length: 20\r\n\r\n" + gzip.compress(b"", mtime=0))
+    ),
     "200 and then garbage": delivered(raw(OK + b"\x00\xff" * 500)),
     "200 twice": delivered(raw(OK + OK)),
     "reset after the head": delivered(lambda: Peer(resets(HEAD + LONG))),
