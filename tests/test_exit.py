@@ -7,10 +7,11 @@ with warnings as errors: what is left open or pending at the end stands in its s
 from __future__ import annotations
 
 from collections import Counter
+from signal import SIGTERM
 
 import pytest
 
-from tests.peers import Peer, hangs
+from tests.peers import Peer, answers, hangs
 from tests.process_project.running import Done, run
 
 ENDS_WITHIN_S = 15.0  # far more than EXIT_S in these tests, far less than for ever
@@ -52,6 +53,30 @@ def test_what_was_emitted_leaves_before_a_process_that_fails_and_its_status_stay
 
         assert (done.errors, done.returncode) == ([], 3)
         assert [r.event_type for r in peer.requests] == ["told-last"]
+
+
+def test_a_signal_that_is_handled_is_an_ordinary_end_and_one_that_is_not_drains_nothing() -> None:
+    for scene, status, told in [
+        ("by_a_signal_that_is_handled", 0, ["told-last"]),
+        ("by_a_signal", -SIGTERM, []),
+    ]:
+        # Given a peer that wants the event in a second: one that is killed sends nothing then
+        with Peer(answers(503, retry_after="1"), answers()) as peer:
+            done = play(scene, peer, EXIT_S=20)
+
+            assert (done.errors, done.returncode) == ([], status)
+            assert [r.event_type for r in peer.requests][1:] == told
+
+
+def test_at_the_end_no_thread_and_no_socket_is_left() -> None:
+    with Peer() as peer:
+        done = play("and_look_what_is_left", peer, EXIT_S=20)
+
+        assert (done.errors, done.returncode) == ([], 0)
+        (while_it_runs, afterwards) = done.printed[1:]
+        assert "'aevents'" in while_it_runs
+        assert while_it_runs.endswith(" True")
+        assert afterwards == "[] False"
 
 
 def test_what_was_handed_over_in_a_loop_leaves_after_the_loop_has_ended() -> None:

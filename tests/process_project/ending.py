@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import django
@@ -128,6 +131,37 @@ def after_asyncio_run() -> None:
 def sys_exit() -> None:
     hand_over("told-last")
     sys.exit(3)
+
+
+@scene
+def by_a_signal() -> None:
+    """A signal without a handler ends Python at once."""
+    hand_over("told-last")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@scene
+def by_a_signal_that_is_handled() -> None:
+    """As docs/processes.md has it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    by_a_signal()
+
+
+@scene_from_before_the_setup
+def and_look_what_is_left() -> None:
+    """The last look is taken after the courier has ended."""
+
+    def look() -> None:
+        files = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        print(
+            [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()],
+            any(file.startswith(("socket:", "anon_inode:")) for file in files),
+        )
+
+    atexit.register(look)
+    django.setup()
+    tell("first")
+    look()
 
 
 def subscribe(on_event: Callable[[str], None], aon_event: Callable[[str], Any]) -> None:
