@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.peers import Peer, answers_after, answers_when_released, eventually
+from tests.peers import Peer, answers, answers_after, answers_when_released, eventually
 from tests.process_project.running import ROOT, Service, serving, unwanted_in
 
 SLOWLY_S = 60.0  # workers begin anew all the time, on a machine that may have other work
@@ -70,12 +70,13 @@ def test_a_service_emits_and_receives_and_a_stop_leaves_nothing_undone(server: s
             releasing.start()
             printed = service.stop()
             releasing.join()
-            # Then the request is answered
+            # Then the request goes on, emits more, and is answered
             status, content = asked.result()
             assert (status, content["outcome"]) == (200, "delivered")
         # And everything has arrived, once, and the process ended without a complaint
-        assert len(ids_of(peer, "told-after-commit")) == 4
-        assert len(set(ids_of(peer))) == len(ids_of(peer)) == 9
+        assert len(ids_of(peer, "told-after-commit")) == 5
+        assert len(ids_of(peer, "told-last")) == 1
+        assert len(set(ids_of(peer))) == len(ids_of(peer)) == 11
         assert unwanted_in(printed) == []
         assert "Lost" not in printed
 
@@ -102,6 +103,27 @@ def test_uvicorn_without_the_lifespan_ends_by_the_signal_when_the_requests_are_a
             service.stop()
             assert asked.result()[1]["outcome"] == "delivered"
         assert service.process.returncode == -signal.SIGTERM
+
+
+def test_a_uvicorn_worker_that_is_recycled_drains_without_the_lifespan_too() -> None:
+    # Given a worker that ends after one request, and a peer that wants the event later than that
+    server = "gunicorn with uvicorn workers, without the lifespan"
+    with Peer(answers(503, retry_after="1"), answers()) as peer:
+        with serving(server, peer, "--max-requests=1", EXIT_S=20) as service:
+            eventually(lambda: hands_over(service))
+            # Then it has it all the same
+            first, second = peer.wait_for(2)
+            printed = service.stop()
+        assert first.id == second.id
+        assert unwanted_in(printed) == []
+
+
+def hands_over(service: Service) -> bool:
+    """Ask for it; tell whether an answer came: a worker that just ends may have taken the request."""
+    try:
+        return service.get("hand-over/1")[0] == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def test_what_the_master_has_under_way_when_it_forks_is_sent_by_nobody_else() -> None:
@@ -169,6 +191,7 @@ _RESPAWNING = ["--workers=2", "--respawn-interval=1"]  # it recycles by time, af
 RELOADED = {
     "gunicorn gthread": _RECYCLING,
     "gunicorn with uvicorn workers": _RECYCLING,
+    "gunicorn with preload": _RECYCLING,
     "uvicorn with 2 workers": ["--limit-max-requests=40"],
     "granian ASGI": _RESPAWNING,
     "granian WSGI": _RESPAWNING,

@@ -56,6 +56,9 @@ COMMANDS = {
     "gunicorn gthread": [*_GTHREAD, _WSGI],
     "gunicorn sync": [*_GUNICORN, "--worker-class=sync", _WSGI],
     "gunicorn with uvicorn workers": [*_GUNICORN, "--worker-class=uvicorn_worker.UvicornWorker", _ASGI],
+    "gunicorn with uvicorn workers, without the lifespan": [
+        *(*_GUNICORN, "--worker-class=uvicorn_worker.UvicornWorker", _BARE_ASGI),
+    ],
     "gunicorn with preload": [*_GTHREAD, "--workers=2", "--preload", _WSGI_THAT_EMITS],
     "gunicorn gevent": [*_GUNICORN, "--worker-class=gevent", _WSGI],
     "runserver": [_MANAGE, "runserver", "--verbosity=0", "127.0.0.1:{port}"],

@@ -27,9 +27,11 @@ def hands_over(request: HttpRequest, n: int) -> JsonResponse:
 
 
 async def does_both(request: HttpRequest, n: int) -> JsonResponse:
-    """Hand over as many as `n` events, and wait for one more."""
+    """Hand over as many as `n` events and wait for one more; when it has arrived, the same with one."""
     await sync_to_async(_hand_over)(n)
-    return _answer(await aemit("told-async", {"n": n, "pid": os.getpid()}))
+    await aemit("told-async", {"n": n, "pid": os.getpid()})
+    await sync_to_async(_hand_over)(1)
+    return _answer(await aemit("told-last", {"n": n, "pid": os.getpid()}))
 
 
 def _hand_over(times: int) -> None:
