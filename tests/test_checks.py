@@ -102,6 +102,12 @@ def test_w003_threads_that_are_not_threads(check: Check, monkeypatch: pytest.Mon
     assert "gevent has patched the threads" in message.msg
 
 
+def test_w003_where_uwsgi_runs_no_threads(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={}))
+    message = the_only(check(), "W003")
+    assert "uWSGI runs without threads: set enable-threads = true" in message.msg
+
+
 def test_w004_not_installed(check: Check, settings: Any) -> None:
     settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "aevents"]
     message = the_only(check(), "W004")

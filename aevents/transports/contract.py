@@ -51,8 +51,9 @@ def _only_where(flag: str) -> Callable[[F], F]:
 class TransportContract:
     """Subclass it, provide `make_transport` and `serving`, and pytest checks every promise."""
 
-    #: URLs that `mistake_in` must let pass, and URLs it must object to.
+    #: URLs that `mistake_in` must let pass.
     good_urls: ClassVar[tuple[str, ...]]
+    #: URLs that it must object to.
     bad_urls: ClassVar[tuple[str, ...]]
 
     #: Does the receiver's own answer come back to the sender? A broker answers for itself: it owns
