@@ -10,6 +10,7 @@ The road of an event, one module a station (each imports only from the ones belo
     transports  transports/http  transports/memory  transports/rehearsal
     wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  shipment
     transports/base  transports/connection
+    transports/guard  transports/names
     event  threads
     emission  answer  payload  settings  errors  signals
 

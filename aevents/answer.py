@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+ANSWER_BYTES = 64 * 1024  # read of one answer, head and body, as they come over the wire
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -24,6 +24,7 @@ ROAD = """
     transports  transports/http  transports/memory  transports/rehearsal
     wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  shipment
     transports/base  transports/connection
+    transports/guard  transports/names
     event  threads
     emission  answer  payload  settings  errors  signals
 """

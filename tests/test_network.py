@@ -28,13 +28,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from aevents import aemit, emit, emit_many, retry, wire
-from aevents.answer import Receipt
+from aevents.answer import ANSWER_BYTES, Receipt
 from aevents.emission import Emission
 from aevents.errors import Refused, Unavailable
 from aevents.event import Event, Message, new_id
 from aevents.transports import http
 from aevents.transports.base import Destination
-from aevents.transports.connection import ANSWER_BYTES
 from aevents.transports.http import HttpTransport
 from tests.load_emitter import resident_mib
 from tests.peers import (

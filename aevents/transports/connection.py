@@ -1,30 +1,28 @@
-"""The connections of `http`: aiohttp's, with a guard against what a server may do to them."""
+"""The connections of `http`: a connector in, each connection guarded and checked before it is used again.
+
+What aiohttp keeps to itself is only touched by `guard`; where a release of aiohttp no longer has it,
+its own connections are used, each for one request.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import os
-import socket
+import logging
+import select
 import threading
 import time
-from collections.abc import Callable
+import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from types import ModuleType
+from typing import Any
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpProcessingError
-from aiohttp.resolver import ThreadedResolver
 
-from aevents.threads import DaemonPool
+from aevents.transports.names import Names
 
-ANSWER_BYTES = 64 * 1024  # of one answer, head and body, as they come over the wire
-_LOOK_UPS = 8  # names at once; aiohttp asks for each only once at a time
-_FORK_WAITS_S = 0.5
 _AT_ONCE_S = 1.0  # a kept connection that is lost later than that had not been idle
-_END_OF_HEAD = b"\r\n\r\n"
+_logger = logging.getLogger("aevents")
+_has_warned = threading.Event()
 
 
 @dataclass
@@ -59,122 +57,91 @@ _under_way: ContextVar[Errand] = ContextVar("aevents.errand")
 
 
 class Connector(aiohttp.TCPConnector):
-    """Makes such connections, and looks up their names."""
+    """Gives out connections over which nothing came that was not asked for.
+
+    Else what came would be taken for the answer to the next request: an event lost that counts as
+    delivered. A connection that is not guarded is therefore used only once.
+    """
 
     def __init__(self, **options: Any) -> None:
-        self._look_ups = _LookUps()
-        super().__init__(resolver=ThreadedResolver(cast(Any, self._look_ups)), **options)
-        self._factory: Any = functools.partial(_Connection, loop=self._loop)
+        self._names = Names()
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._guard = _rehearsed_guard(self._names)
+        if self._guard is None:
+            options.pop("keepalive_timeout", None)
+            options["force_close"] = True
+        super().__init__(resolver=self._names, **options)
+        if self._guard is not None:
+            self._guard.put_into(self)
+
+    async def connect(self, *given: Any, **named: Any) -> Any:
+        """Return a new connection, or a kept one that is as good."""
+        while True:
+            connection = await super().connect(*given, **named)
+            is_kept = connection.protocol in self._used
+            if not is_kept or self._is_as_good_as_new(connection):
+                self._used.add(connection.protocol)
+                errand = _under_way.get(None)
+                if errand is not None:
+                    errand.is_over_a_kept_connection = is_kept
+                return connection
+            connection.close()
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         await super().close(abort_ssl=abort_ssl)
-        self._look_ups.threads.shutdown(wait=False)
+        await self._names.close()
+
+    def _is_as_good_as_new(self, kept: Any) -> bool:
+        if self._guard is None:
+            return False
+        if not isinstance(kept.protocol, self._guard.GuardedConnection):
+            _tell_of("its connections are made elsewhere")
+            return False
+        return not _has_something_to_say(kept.transport)
 
 
-class _Connection(ResponseHandler):
-    """Takes one answer for each request, of that no more than its beginning, and nothing unasked.
-
-    aiohttp alone takes what came over an idle connection for the answer to the next request, and
-    reads empty lines, `100 Continue` or the extensions of a chunk without end.
-    """
-
-    _left = 0
-    _is_asked = _is_kept = False
-
-    def set_response_params(self, **params: Any) -> None:
-        errand = _under_way.get(None)
-        if errand is not None:
-            errand.is_over_a_kept_connection = self._is_kept
-        self._left = ANSWER_BYTES
-        self._is_asked = self._is_kept = True
-        super().set_response_params(**params)
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        message, body = data
-        if message.code >= 200:
-            body.on_eof(self._note_the_end)
-        super().feed_data(data, size)
-
-    def data_received(self, data: bytes) -> None:
-        if data and not self._is_asked:  # no data: aiohttp resumes its own reading
-            self.abort()  # so that it is not used again
-            return
-        taken = data[: self._left]
-        self._left -= len(taken)
-        # The head by itself: aiohttp drops it where what follows in the same piece is broken.
-        head_ends = taken.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-        if len(_END_OF_HEAD) <= head_ends < len(taken):
-            super().data_received(taken[:head_ends])
-            taken = taken[head_ends:]
-        super().data_received(taken)
-        if self._left == 0:
-            self._end()
-
-    def _end(self) -> None:
-        if self._is_asked and self.transport is not None:
-            # Not self.abort(): that forgets the error. A body that has begun just ends here.
-            self.set_exception(HttpProcessingError(message=f"its head has more than {ANSWER_BYTES} bytes"))
-            self.transport.abort()
-
-    def _note_the_end(self) -> None:
-        self._is_asked = False
+def _imported_guard() -> ModuleType | Exception:
+    try:
+        from aevents.transports import guard
+    except Exception as error:  # what it imports of aiohttp has gone
+        return error
+    return guard
 
 
-class _LookUps:
-    """What aiohttp's resolver asks of a loop, in threads that an exit neither waits for nor takes away."""
-
-    def __init__(self) -> None:
-        self.threads = DaemonPool(_LOOK_UPS, "aevents-names")
-
-    async def getaddrinfo(self, host: str, port: int, **options: Any) -> Any:
-        return await self._in_a_thread(functools.partial(socket.getaddrinfo, host, port, **options))
-
-    async def getnameinfo(self, address: Any, flags: int) -> Any:
-        return await self._in_a_thread(functools.partial(socket.getnameinfo, address, flags))
-
-    async def _in_a_thread(self, look_up: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, _door.pass_through, look_up)
+# Now and not at the first event: a fork in the midst of an import would leave the child half a module.
+_guard = _imported_guard()
 
 
-class _Door:
-    """Where look-ups go in and out; a fork waits until none is inside, but not for long.
-
-    The C library's locks are copied as they are: a look-up that another thread is in would leave the
-    child unable to look up any name, for ever.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = 0
-        self._is_shut = False
-        os.register_at_fork(before=self._shut, after_in_parent=self._open, after_in_child=self._renew)
-
-    def pass_through(self, look_up: Callable[[], Any]) -> Any:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_shut)
-            self._inside += 1
+def _rehearsed_guard(names: Names) -> ModuleType | None:
+    """Return the module, or None and a warning where it does not hold with this aiohttp."""
+    guard = _guard
+    if not isinstance(guard, Exception):
         try:
-            return look_up()
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    def _shut(self) -> None:
-        with self._changed:
-            self._is_shut = True
-            self._changed.wait_for(lambda: self._inside == 0, _FORK_WAITS_S)
-
-    def _open(self) -> None:
-        with self._changed:
-            self._is_shut = False
-            self._changed.notify_all()
-
-    def _renew(self) -> None:
-        self._changed, self._inside, self._is_shut = threading.Condition(), 0, False
+            guard.rehearse(aiohttp.TCPConnector(resolver=names))
+        except Exception as error:
+            guard = error
+    if isinstance(guard, Exception):
+        _tell_of(f"{type(guard).__name__}: {guard}")
+        return None
+    return guard
 
 
-_door = _Door()
+def _tell_of(change: str) -> None:
+    if not _has_warned.is_set():
+        _has_warned.set()
+        _logger.warning(
+            "aiohttp %s is not as this version of aevents knows it (%s): each connection is used for one"
+            " event only, and a service may answer without end. Look for a newer aevents.",
+            aiohttp.__version__,
+            change,
+        )
+
+
+def _has_something_to_say(transport: Any) -> bool:
+    """Tell whether an idle connection has ended, or more has come over it that the loop has not seen yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_a_lost_connection(error: Exception) -> bool:

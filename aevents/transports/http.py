@@ -18,12 +18,12 @@ import aiohttp
 from yarl import URL
 
 from aevents import retry
-from aevents.answer import Receipt
+from aevents.answer import ANSWER_BYTES, Receipt
 from aevents.errors import Refused, Unavailable
 from aevents.event import Message
 from aevents.settings import conf
 from aevents.transports.base import Destination, Transport
-from aevents.transports.connection import ANSWER_BYTES, Connector, Errand
+from aevents.transports.connection import Connector, Errand
 from aevents.wire import stamp
 
 # Below the shortest keep-alive among common servers (gunicorn: 2 s), lest a POST meets a closed door.
