@@ -34,6 +34,7 @@ from tests.process_project.running import ROOT, serving, unwanted_in
 @pytest.fixture
 def fleet(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     monkeypatch.setattr(retry, "_BASE_S", 0.02)  # what is waited between two tries is not the subject
+    monkeypatch.setattr("aevents.transports.http._KEEP_ALIVE_S", 60.0)  # however slow the machine is
     with Fleet(settings) as fleet:
         yield fleet
 

@@ -272,6 +272,8 @@ def test_the_child_of_a_fork_emits_on_its_own_and_harms_not_its_parent() -> None
     with Peer() as peer:
         printed = run(
             """
+            from aevents.transports import http
+            http._KEEP_ALIVE_S = 60.0  # however slow the machine is
             assert emit("noted", {"n": "before"}).delivered
             for number in range(2):
                 sys.stdout.flush()

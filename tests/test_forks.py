@@ -23,8 +23,9 @@ from tests.process_project.running import Done, run
 
 
 @pytest.fixture
-def peer(settings: Any) -> Iterator[Peer]:
+def peer(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
     """Gets every event; each test has a courier of its own."""
+    monkeypatch.setattr("aevents.transports.http._KEEP_ALIVE_S", 60.0)  # however slow the machine is
     with Peer() as peer, Fleet(settings) as fleet:
         fleet(payments=peer)
         yield peer

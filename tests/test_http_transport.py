@@ -142,6 +142,14 @@ async def test_proxies_of_the_environment_are_left_aside(
 # Connections
 
 
+@pytest.fixture
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the machine takes between two requests, or for the rest of an answer."""
+    monkeypatch.setattr(http, "_KEEP_ALIVE_S", 60.0)
+    monkeypatch.setattr(http, "_ANSWER_S", 60.0)
+
+
+@pytest.mark.usefixtures("_unhurried")
 async def test_a_connection_is_kept_and_used_again(transport: HttpTransport) -> None:
     with Peer() as peer:
         for _ in range(5):
@@ -150,6 +158,7 @@ async def test_a_connection_is_kept_and_used_again(transport: HttpTransport) -> 
     assert [request.connection for request in peer.requests] == [1] * 5
 
 
+@pytest.mark.usefixtures("_unhurried")
 async def test_a_connection_is_kept_whatever_was_answered_to_the_end(transport: HttpTransport) -> None:
     body = {"status": "failed", "detail": "x" * 10_000}
     with Peer(answers(204), answers(200, body), answers(503, body), answers(400), answers(200)) as peer:
