@@ -75,11 +75,15 @@ async def dispatch(event: Event, *, at_home: bool) -> list[Handled]:
 
 async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, which runs on another loop, and not for ever where that loop ends first."""
-    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
-    while not (await asyncio.wait({future}, timeout=_GRACE_S))[0]:  # cancels nothing, as a shield
-        if loop.is_closed():
-            raise RuntimeError("the handlers' event loop has ended")
-    if future.cancelled():  # with its loop; our own task is not
+    future: asyncio.Future[T] | None = None
+    with contextlib.suppress(RuntimeError):  # closed a moment ago
+        future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    while future is not None and not (await asyncio.wait({future}, timeout=_GRACE_S))[0]:  # as a shield
+        if not loop.is_running():  # closed, or left as it stood
+            future = None
+    if future is None or future.cancelled():  # with its loop; our own task is not
+        if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+            work.close()  # nobody runs it any more
         raise RuntimeError("the handlers' event loop has ended")
     return future.result()
 

@@ -61,9 +61,11 @@ class HandlerThreads:
         try:
             yield
         finally:
-            with self._lock:
+            with self._lock:  # nobody comes between the look who else is there and the renewal
                 thread.users -= 1
-            await thread.renew()
+                renewed = thread.renew()
+            if renewed is not None:
+                await asyncio.wrap_future(renewed)
 
     def wait(self, timeout_s: float) -> int:
         """Wait until no sync handler runs, at most `timeout_s`; return how many still do."""
@@ -193,15 +195,16 @@ class _OrmThread(DaemonPool):
             super().submit(close_old_connections)  # they may have grown old since the last handler
         return super().submit(*args, **kwargs)
 
-    async def renew(self) -> None:
-        """Renew the connections after a handler, where any was used."""
+    def renew(self) -> Future[Any] | None:
+        """Renew the connections after a handler, where any was used; return what its end has to wait for."""
         if self._is_renewed:
-            return
+            return None
         self._is_renewed = self.users == 0
         with contextlib.suppress(RuntimeError):  # the interpreter ends
             renewed = super().submit(close_old_connections if self._is_renewed else _close_broken)
             if self._is_renewed:  # else another handler's call may be in the way
-                await asyncio.wrap_future(renewed)
+                return renewed
+        return None
 
 
 def _close_broken() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
+from django.db.backends.signals import connection_created
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.http import HttpRequest, HttpResponse
 from django.middleware.locale import LocaleMiddleware
@@ -756,6 +758,73 @@ async def test_a_handler_that_ends_takes_no_connection_from_one_that_reads(
     assert read == ["0", "1", "2"]
 
 
+async def test_more_async_handlers_than_threads_share_them_and_each_keeps_its_own(
+    dispatch: Dispatch, configure: Configure
+) -> None:
+    # Given five that are all in the midst of their work
+    configure(LIMITS={"HANDLER_THREADS": 2})
+    used: list[set[str]] = []
+    all_have_begun = asyncio.Event()
+
+    async def look(payload: Any) -> None:
+        mine = {await sync_to_async(thread_name)()}
+        used.append(mine)
+        if len(used) == 5:
+            all_have_begun.set()
+        await all_have_begun.wait()
+        for _ in range(3):
+            mine.add(await sync_to_async(thread_name)())
+
+    subscribe_to("order-placed", look, name="look")
+    # When
+    await asyncio.gather(*(dispatch(an_event()) for _ in range(5)))
+    # Then
+    assert [len(mine) for mine in used] == [1] * 5
+    assert set.union(*used) == {"aevents-orm-0_0", "aevents-orm-1_0"}
+
+
+def thread_name() -> str:
+    return threading.current_thread().name
+
+
+async def test_a_handler_blocked_in_the_orm_lets_others_of_its_thread_end(
+    dispatch: Dispatch, configure: Configure
+) -> None:
+    # Given two handlers that have used the one thread there is
+    configure(LIMITS={"HANDLER_THREADS": 1})
+    names: list[str] = []
+    quick_was_there, blocked, released = asyncio.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        assert released.wait(10)
+
+    async def slow(payload: Any) -> None:
+        names.append(await sync_to_async(thread_name)())
+        await quick_was_there.wait()
+        await sync_to_async(block)()
+
+    async def quick(payload: Any) -> None:
+        names.append(await sync_to_async(thread_name)())
+        quick_was_there.set()
+        await asyncio.to_thread(blocked.wait, 10)
+
+    subscribe_to("slow", slow, name="slow")
+    subscribe_to("order-placed", quick, name="quick")
+    ends_slowly = asyncio.ensure_future(dispatch(an_event(type="slow")))
+    try:
+        # When one ends while the other holds the thread
+        async with asyncio.timeout(5):
+            handled = await dispatch(an_event())
+        # Then it has ended
+        assert outcomes(handled) == {"quick": True}
+        assert not ends_slowly.done()
+    finally:
+        released.set()
+    assert outcomes(await ends_slowly) == {"slow": True}
+    assert names == ["aevents-orm-0_0"] * 2
+
+
 # What succeeded is not run again
 
 
@@ -902,6 +971,48 @@ async def test_under_wsgi_async_handlers_run_on_the_process_s_own_loop() -> None
     assert await where_posted(lambda: asyncio.to_thread(post)) == ("aevents-handlers", False)
 
 
+def behind_async_to_sync() -> HttpResponse:
+    async def view() -> HttpResponse:
+        return await AsyncClient().post("/events/", BODY, "application/json")
+
+    return async_to_sync(view)()
+
+
+@pytest.mark.parametrize("server", ["WSGI", "ASGI", "ASGI behind sync middleware", "async_to_sync"])
+async def test_the_orm_calls_of_async_handlers_run_in_their_own_thread_wherever_the_event_arrived(
+    settings: Any, files: Callable[..., str], server: str
+) -> None:
+    # Given a server, of which a thread may wait for the view
+    if "middleware" in server:
+        settings.MIDDLEWARE = ["tests.project.middleware.in_a_thread"]
+    alias, used = files(), []
+
+    def note_the_thread(connection: DatabaseWrapper, **_: Any) -> None:
+        if connection.alias == alias:
+            used.append(threading.current_thread().name)
+
+    async def handle(payload: Any) -> None:
+        await Note.objects.using(alias).acreate(text="x")
+        used.append(await sync_to_async(thread_name)())
+
+    subscribe_to("order-placed", handle, name="handle")
+    connection_created.connect(note_the_thread)
+    # When an event arrives
+    try:
+        if server == "WSGI":
+            response = await asyncio.to_thread(Client().post, "/events/", BODY, "application/json")
+        elif server == "async_to_sync":
+            response = await asyncio.to_thread(behind_async_to_sync)
+        else:
+            response = await AsyncClient().post("/events/", BODY, "application/json")
+    finally:
+        connection_created.disconnect(note_the_thread)
+    # Then it is not that thread which its handler's queries run in
+    assert response.status_code == 200
+    assert used == ["aevents-orm-0_0"] * 2
+    assert notes(alias) == ["x"]
+
+
 async def test_under_wsgi_all_events_share_one_handler_loop() -> None:
     loops = []
 
@@ -962,3 +1073,59 @@ def test_a_server_s_loop_that_has_ended_is_no_home(configure: Configure) -> None
 
     assert response.status_code == 200
     assert threads == [threading.current_thread().name, "aevents-handlers"]
+
+
+class EndingLoop(asyncio.SelectorEventLoop):
+    """A server's loop in a thread, in the midst of a turn: it ends with it, whatever is still given to it."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__()
+        self._ending = ending
+        self._is_held, self._may_end = threading.Event(), threading.Event()
+        self._runs = threading.Thread(target=self.run_forever)
+
+    def start(self) -> None:
+        self.call_soon(self._hold)
+        self._runs.start()
+        assert self._is_held.wait(10)
+
+    def _hold(self) -> None:
+        self._is_held.set()
+        assert self._may_end.wait(10)
+
+    def call_soon_threadsafe(self, *arguments: Any, **options: Any) -> asyncio.Handle:
+        if self._ending == "closed before":
+            self._end()
+            self.close()
+        handle = super().call_soon_threadsafe(*arguments, **options)
+        self._end()
+        if self._ending == "closed at once":
+            self.close()
+        return handle
+
+    def _end(self) -> None:
+        self.stop()
+        self._may_end.set()
+        self._runs.join(10)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ending", ["closed before", "closed at once", "only stopped"])
+async def test_a_server_s_loop_that_ends_as_it_gets_an_event_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    # Given a server that ends in the moment in which its loop is given an event
+    monkeypatch.setattr(dispatcher, "_GRACE_S", 0.05)
+    ran: list[Any] = []
+    subscribe_to("order-placed", ran.append, name="run")
+    loop = EndingLoop(ending)
+    loop.start()
+    dispatcher._home.adopt(loop)
+    # When it is dispatched
+    with pytest.raises(RuntimeError, match="the handlers' event loop has ended"):
+        async with asyncio.timeout(5):
+            await dispatcher.dispatch(an_event(), at_home=False)
+    # Then the caller has been told, and no coroutine is left that nobody awaited
+    assert ran == []
+    loop.close()
+    gc.collect()

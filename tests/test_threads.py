@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.utils.asyncio import async_unsafe
 
-from aevents.threads import DaemonPool
+from aevents import threads
+from aevents.threads import DaemonPool, HandlerThreads
 
 
 @pytest.fixture
@@ -97,3 +101,40 @@ async def test_where_no_thread_can_be_started_the_work_is_done_here_as_if_no_loo
     # Then it has been done by this very thread
     assert thread is threading.current_thread()
     assert pool.wait(0) == 0
+
+
+def test_connections_are_renewed_between_the_work_of_two_handlers_and_not_in_its_midst(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given a handler that ends, and another on another loop that begins in that very moment
+    handlers, done = HandlerThreads(), []
+    other_has_begun = threading.Event()
+
+    def work(name: str) -> None:
+        done.append(name)
+        if name == "other":
+            other_has_begun.set()
+
+    async def handle(name: str) -> None:
+        context = contextvars.copy_context()
+        async with handlers.for_orm(context):
+            call = sync_to_async(work)(name)
+            await asyncio.get_running_loop().create_task(call, context=context)
+
+    other = threading.Thread(target=lambda: asyncio.run(handle("other")))
+    submit = DaemonPool.submit
+
+    def submit_late(pool: DaemonPool, *work: Any) -> Any:
+        if done == ["renewed", "one"] and other.ident is None:
+            other.start()
+            other_has_begun.wait(0.5)  # it comes as far as it is let
+        return submit(pool, *work)
+
+    monkeypatch.setattr(DaemonPool, "submit", submit_late)
+    monkeypatch.setattr(threads, "close_old_connections", lambda: done.append("renewed"))
+    # When
+    asyncio.run(handle("one"))
+    other.join(10)
+    handlers.close()
+    # Then each worked between two renewals
+    assert done[:6] == ["renewed", "one", "renewed", "renewed", "other", "renewed"]
