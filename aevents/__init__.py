@@ -6,7 +6,7 @@ The road of an event, one module a station (each imports only from the ones belo
     views  asgi  checks  testing   what drives the road
     emitter  receiver              the two halves; they never meet
     courier                        the process's one event loop for deliveries
-    lane  routes  dispatcher  recorder  transports/local  transports/contract
+    arrivals  lane  routes  dispatcher  recorder  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/rehearsal
     wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  shipment
     transports/base  transports/connection

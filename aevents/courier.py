@@ -14,11 +14,10 @@ import contextlib
 import logging
 import os
 import threading
-import weakref
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aevents import loops, signals
+from aevents.arrivals import Arrivals
 from aevents.errors import Refused
 from aevents.lane import Lane, Load
 from aevents.returns import Returns
@@ -43,19 +42,24 @@ class Courier:
         self._pid_of_finalizer = 0
         self._is_over = False
         self._is_delivering_last = False
+        self.renew_lock()
         self._reset()
 
+    def renew_lock(self) -> None:
+        """Make the lock anew: in the child of a fork, whose parent may have held it."""
+        # Nothing is put where nobody will look any more: a loop and its arrivals begin and end as one.
+        # A signal handler may emit in the midst of an emit: reentrant.
+        self._lock = threading.RLock()
+
     def _reset(self) -> None:
-        self._arrived: deque[Parcel] = deque()
-        self._is_awake = False
-        self._is_closing = False
-        self._wakers: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._arrived = Arrivals()
         self._lanes: dict[Destination, Lane] = {}
         self._transports: dict[str, Transport] = {}
         self._load = Load()
 
     def _forget(self) -> None:
         loops.keep_for_ever((self._arrived, self._lanes, self._transports))
+        self.renew_lock()
         self._reset()
         Returns.forget()
 
@@ -75,14 +79,18 @@ class Courier:
         `caller`: the running loop of the caller, if there is one. All that its tasks ship in one turn
         then crosses together: each wake costs the threads a fight for the interpreter's lock.
         """
-        if not self._has_room_for(parcels):
-            self._fail(parcels, f"{len(self._arrived)} events wait for the courier already")
+        full = self._arrived.why_full(parcels, len(self._lanes), self._load.waiting_bytes)
+        if full is not None:
+            self._fail(parcels, full)
             return
         if self._is_over:
             self._ship_last(parcels)
             return
         try:
-            loop = self._thread.start()
+            with self._lock:
+                loop = self._thread.start()
+                arrived = self._arrived
+                arrived.put(parcels)
         except RuntimeError as error:
             if loops.why_no_threads() or threading.main_thread().is_alive():
                 self._fail(parcels, f"the courier does not run: {error}")
@@ -92,20 +100,11 @@ class Courier:
         if self._pid_of_finalizer != os.getpid():
             self._pid_of_finalizer = os.getpid()
             loops.call_where_multiprocessing_ends(self.end)
-        self._arrived.extend(parcels)
         if caller is None or self.is_idle:
-            self._wake(loop)
-        elif caller not in self._wakers:
-            self._wakers.add(caller)
-            caller.call_soon(self._wake, loop, caller)
-
-    def _has_room_for(self, parcels: Sequence[Parcel]) -> bool:
-        """Tell whether less has arrived than the lanes may hold, those that are still to be made included."""
-        waiting = conf().LIMITS.WAITING
-        if len(self._arrived) < waiting:
-            return True
-        lanes = max(len(self._lanes), len({parcel.destination for parcel in parcels}))
-        return len(self._arrived) < waiting * lanes
+            self._wake(loop, arrived)
+        elif caller not in arrived.wakers:
+            arrived.wakers.add(caller)
+            caller.call_soon(self._wake, loop, arrived, caller)
 
     def is_overdue(self, destination: Destination) -> bool:
         """Tell whether the destination owes an older answer for too long already."""
@@ -121,15 +120,23 @@ class Courier:
         if not self._thread.is_running:
             return 0
         given_up = self._drain(timeout_s)
-        closing = self._thread.submit(self._close_all())
+        arrived = self._arrived
+        closing = self._thread.submit(self._close_all(arrived))
         with contextlib.suppress(TimeoutError):
             closing.result(1.0)
+        arrived.is_closed = True  # if the loop had no time to
         self._thread.stop(1.0)
-        arrived = self._arrived
-        self._reset()
-        late = list(arrived)  # looked at last: another thread may have shipped until now
+        return given_up + self._begin_anew()
+
+    def _begin_anew(self) -> int:
+        """Forget the loop that has ended; fail what another thread shipped until now, and return how much."""
+        with self._lock:
+            arrived = self._arrived
+            self._is_delivering_last = False
+            self._reset()
+        late = list(arrived.take_all())
         self._fail(late, _ENDED)
-        return given_up + len(late)
+        return len(late)
 
     def end(self, after_s: float = 0.0) -> None:
         """Close within `EXIT_S`, of which `after_s` are over; log how many deliveries were given up."""
@@ -141,30 +148,34 @@ class Courier:
         self.end(after_s=loops.exit_lasts_s())
         self._is_over = True
 
-    def _wake(self, loop: asyncio.AbstractEventLoop, caller: asyncio.AbstractEventLoop | None = None) -> None:
+    def _wake(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        arrived: Arrivals,
+        caller: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         if caller is not None:
-            self._wakers.discard(caller)
-        if self._is_awake:
+            arrived.wakers.discard(caller)
+        if arrived.is_awake:
             return
         try:
-            self._is_awake = True
-            loop.call_soon_threadsafe(self._sort)
+            arrived.is_awake = True
+            loop.call_soon_threadsafe(self._sort, arrived)
         except RuntimeError:  # the loop was stopped a moment ago
-            self._is_awake = False
-            left, self._arrived = list(self._arrived), deque()
-            self._fail(left, _ENDED)
+            arrived.is_awake = False
+            self._fail(arrived.take_all(), _ENDED)
         except BaseException:  # what a signal handler raises: nobody was woken, perhaps
-            self._is_awake = False
+            arrived.is_awake = False
             raise
 
-    def _sort(self) -> None:
+    def _sort(self, arrived: Arrivals) -> None:
         # Cleared before looking: who appends from here on sees it and wakes us again.
-        self._is_awake = False
+        arrived.is_awake = False
         for _ in range(_SORTED_AT_ONCE):
-            if not self._arrived:
+            parcel = arrived.take()
+            if parcel is None:
                 return
-            parcel = self._arrived.popleft()
-            if self._is_closing:
+            if arrived.is_closed:
                 self._fail([parcel], _ENDED)
                 continue
             lane = self._lanes.get(parcel.destination)
@@ -178,8 +189,8 @@ class Courier:
                     continue
             lane.put(parcel)
         # Threads may bring more as fast as this one sorts: the rest waits until the lanes had their turn.
-        self._is_awake = True
-        asyncio.get_running_loop().call_soon(self._sort)
+        arrived.is_awake = True
+        asyncio.get_running_loop().call_soon(self._sort, arrived)
 
     def _lane(self, destination: Destination) -> Lane:
         if not destination.url:
@@ -192,7 +203,7 @@ class Courier:
         lane = self._lanes[destination] = Lane(destination, transport, self._load)
         return lane
 
-    def _fail(self, parcels: Sequence[Parcel], error: str) -> None:
+    def _fail(self, parcels: Iterable[Parcel], error: str) -> None:
         for parcel in parcels:
             signals.announce(
                 signals.delivery_failed,
@@ -212,21 +223,24 @@ class Courier:
         if self._thread.is_current:  # a signal receiver would wait for itself
             return self.owed
         try:
-            return self._thread.submit(self._drained(timeout_s)).result(timeout_s + _GRACE_S)
+            draining = self._thread.submit(self._drained(self._arrived, timeout_s))
+            return draining.result(timeout_s + _GRACE_S)
         except TimeoutError:  # a signal receiver blocks the loop
             return max(1, self.owed)
 
-    async def _drained(self, timeout_s: float) -> int:
+    async def _drained(self, arrived: Arrivals, timeout_s: float) -> int:
         ends = asyncio.get_running_loop().time() + timeout_s
         # Counted on the loop, where no parcel is halfway from one queue to the next.
         while True:
-            self._sort()  # a caller's loop that has stopped wakes nobody
+            self._sort(arrived)  # a caller's loop that has stopped wakes nobody
             if not self.owed or asyncio.get_running_loop().time() >= ends:
                 return self.owed
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _close_all(self) -> None:
-        self._is_closing = True
+    async def _close_all(self, arrived: Arrivals) -> None:
+        arrived.is_closed = True
+        if arrived is not self._arrived:
+            return  # the loop was blocked for so long that nobody waits for its end, and all is new
         for lane in self._lanes.values():
             await lane.close()
         for transport in self._transports.values():
@@ -237,13 +251,14 @@ class Courier:
 
     def _ship_last(self, parcels: Sequence[Parcel]) -> None:
         """Deliver here and now: nobody will wait for the courier any more, nor may threads be started."""
-        if self._is_delivering_last:  # and what is delivered has a handler that emits
-            self._arrived.extend(parcels)
-            return
+        with self._lock:
+            if self._is_delivering_last:  # and what is delivered has a handler that emits
+                self._arrived.put(parcels)
+                return
         if threading.current_thread() is not threading.main_thread() or loops.is_in_a_loop():
             self._fail(parcels, _ENDED)
             return
-        self._arrived.extend(parcels)
+        self._arrived.put(parcels)
         self._is_delivering_last = True
         try:
             loops.run_here(self._deliver_last(conf().LIMITS.EXIT_S))
@@ -251,10 +266,9 @@ class Courier:
             self._is_delivering_last = False
 
     async def _deliver_last(self, timeout_s: float) -> None:
-        given_up = await self._drained(timeout_s)
-        await self._close_all()
-        self._reset()
-        _tell_of(given_up)
+        given_up = await self._drained(self._arrived, timeout_s)
+        await self._close_all(self._arrived)
+        _tell_of(given_up + self._begin_anew())
 
 
 def _tell_of(given_up: int) -> None:
@@ -265,3 +279,4 @@ def _tell_of(given_up: int) -> None:
 courier = Courier()
 # Now and not at the first emit: what later callbacks emit is drained too, as the last one is called first.
 atexit.register(courier.end_for_good)
+os.register_at_fork(after_in_child=courier.renew_lock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import weakref
 from collections import deque
@@ -72,3 +73,7 @@ class Returns:
             future = self._done.popleft()
             if not future.done():
                 future.set_result(None)
+
+
+# By itself: a call asks for its way back before the courier has started, and may be forked there.
+os.register_at_fork(after_in_child=Returns.forget)

@@ -49,6 +49,7 @@ class Parcel:
     destination: Destination
     shipment: Shipment
     index: int
+    held_bytes: int  # about how much memory it holds; asked for at each queue
     began: float = field(default_factory=time.monotonic)
     attempts: int = 0
     gives_up_at: float = 0.0
@@ -56,11 +57,6 @@ class Parcel:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.began
-
-    @property
-    def held_bytes(self) -> int:
-        """About how much memory it holds."""
-        return len(self.message.body) + len(self.event.data) + _BYTES_BESIDE_THE_PAYLOAD
 
     def result(self, outcome: str, error: str | None = None) -> Result:
         """Return the result of now."""
@@ -75,6 +71,7 @@ def pack(
     shipment = Shipment(sum(len(destinations) for _, _, destinations in packed), on_done)
     parcels: list[Parcel] = []
     for event, message, destinations in packed:
+        held_bytes = len(message.body) + len(event.data) + _BYTES_BESIDE_THE_PAYLOAD
         for destination in destinations:
-            parcels.append(Parcel(event, message, destination, shipment, len(parcels)))
+            parcels.append(Parcel(event, message, destination, shipment, len(parcels), held_bytes))
     return shipment, parcels

@@ -69,7 +69,7 @@ def assert_nothing_is_left() -> None:
     asyncio.run(_come_and_go())
     gc.collect()
     assert len(Returns._of) == 0
-    assert len(courier._wakers) == 0
+    assert len(courier._arrived.wakers) == 0
 
 
 async def _come_and_go() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import subprocess
@@ -15,12 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import override_settings
 
-from aevents import aemit, emit, flush, signals
+from aevents import Emission, aemit, emit, flush, signals
 from aevents import courier as courier_module
+from aevents.answer import Answer
+from aevents.arrivals import Arrivals
 from aevents.courier import courier
-from aevents.event import Event
-from tests.peers import Fleet, Peer, answers_when_released, hangs
+from aevents.emitter import make_event
+from aevents.event import Event, Message
+from aevents.shipment import Parcel, pack
+from aevents.transports.base import Destination
+from aevents.transports.memory import MemoryTransport
+from aevents.wire import encode
+from tests.peers import Fleet, Peer, answers, answers_when_released, eventually, hangs
 
 ROOT = Path(__file__).parent.parent
 
@@ -265,7 +274,213 @@ def test_events_of_exit_hooks_are_delivered_even_after_the_courier_s_own() -> No
         assert [payload["n"] for payload in peer.payloads] == ["first", "early", "last"]
 
 
+def test_what_is_shipped_while_it_closes_is_given_up_and_not_forgotten(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a call that has found the courier running, and a close in the moment before it hands over
+    closing = threading.Thread(target=courier.close, args=(0.0,))
+    put, stop = Arrivals.put, courier._thread.stop
+
+    def put_late(arrivals: Arrivals, parcels: Any) -> None:
+        if closing.ident is None:
+            closing.start()
+            closing.join(0.5)  # it comes as far as it is let
+        put(arrivals, parcels)
+
+    def stop_woken(timeout_s: float) -> None:
+        courier._arrived.is_awake = True  # by yet another call, too late for the loop to look
+        stop(timeout_s)
+
+    with Peer() as peer:
+        fleet(payments=peer)
+        assert emit("noted", {"n": 0}).delivered
+        monkeypatch.setattr(Arrivals, "put", put_late)
+        monkeypatch.setattr(courier._thread, "stop", stop_woken)
+
+        # When it hands over
+        emission = emit("noted", {"n": 1})
+        closing.join(10)
+
+        # Then it is told how the event fared, and the next one is delivered
+        assert emission.results[0].outcome in ("delivered", "failed")
+        assert emit("noted", {"n": 2}).delivered
+
+
+def test_a_wake_that_comes_too_late_for_one_loop_takes_nothing_from_the_next(fleet: Fleet) -> None:
+    # Given a busy courier, so that a caller's events cross together at the end of its turn
+    with Peer(hangs, hangs, answers()) as peer:
+        fleet(payments=peer)
+        busy = [threading.Thread(target=emit, args=("noted", {"n": n})) for n in range(2)]
+        busy[0].start()
+        peer.wait_for(1)
+
+        def close_and_begin_anew() -> None:
+            courier.close(0.0)
+            busy[1].start()
+            peer.wait_for(2)
+
+        # When it is closed, and begins anew, between two events of one turn
+        async def call() -> list[Emission]:
+            before = asyncio.ensure_future(aemit("noted", {"n": 2}))
+            asyncio.get_running_loop().call_soon(close_and_begin_anew)
+            after = asyncio.ensure_future(aemit("noted", {"n": 3}))
+            return await asyncio.gather(before, after)
+
+        emissions = asyncio.run(call())
+
+        # Then it is only the first that went down with the old loop
+        assert [e.results[0].outcome for e in emissions] == ["failed", "delivered"]
+        courier.close(0.0)
+        for thread in busy:
+            thread.join(10)
+
+
+def test_every_call_is_told_how_its_event_fared_however_often_it_is_closed_meanwhile(fleet: Fleet) -> None:
+    # Given threads and loops that emit, and thread switches at every step
+    stop = threading.Event()
+    unsettled: list[Any] = []
+    count = itertools.count()
+
+    def note(emission: Any) -> None:
+        next(count)
+        if emission.results[0].outcome not in ("delivered", "failed"):
+            unsettled.append(emission)
+
+    def emit_on() -> None:
+        while not stop.is_set():
+            note(emit("noted", {}))
+
+    async def aemit_on() -> None:
+        async def one() -> None:
+            while not stop.is_set():
+                note(await aemit("noted", {}))
+
+        await asyncio.gather(*(one() for _ in range(4)))
+
+    async def well(message: Message) -> Answer:
+        return Answer(200, {})
+
+    MemoryTransport.serve("well", well)
+    fleet(well="memory://well", LIMITS={"CALL_S": 15})
+    threads = [threading.Thread(target=emit_on) for _ in range(6)]
+    threads += [threading.Thread(target=lambda: asyncio.run(aemit_on())) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        # When it is closed again and again
+        for _ in range(25):
+            seen = next(count)
+            courier.close(0.0)
+            eventually(lambda seen=seen: next(count) > seen + 20, what="calls that end")
+    finally:
+        stop.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join(30)
+        MemoryTransport.stop("well")
+    # Then
+    assert unsettled == []
+    assert courier.close(1.0) == 0
+
+
+# Its way in
+
+
+def test_the_bytes_that_have_yet_to_find_their_lane_are_bounded(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a courier that cannot look at what arrives
+    is_held, released = threading.Event(), threading.Event()
+
+    def hold(event: Event, **_: Any) -> None:
+        if event.type == "held":
+            is_held.set()
+            released.wait(15)
+
+    with Peer() as peer:
+        fleet(payments=peer, LIMITS={"WAITING_BYTES": 100_000, "CALL_S": 0.1})
+        signals.event_delivered.connect(hold)
+        try:
+            emit("held", {})
+            assert is_held.wait(15)
+            # When more arrives than may wait
+            emissions = [emit("noted", {"text": "x" * 8_000}) for _ in range(10)]
+            # Then what is over is failed at once and aloud
+            assert [e.results[0].outcome for e in emissions] == ["queued"] * 6 + ["failed"] * 4
+        finally:
+            released.set()
+            signals.event_delivered.disconnect(hold)
+        # And as soon as it looks, there is room again
+        assert flush()
+        assert emit("noted", {"n": "last"}).ok
+        assert flush()
+        assert peer.payloads[-1] == {"n": "last"}
+    lost = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert len([text for text in lost if "bytes are waiting in this process already" in text]) >= 4
+    assert all(text.endswith(" of them to be sorted") for text in lost[:4])
+
+
+def test_what_services_that_hang_have_hoarded_leaves_room_on_the_way_in() -> None:
+    with override_settings(AEVENTS={"LIMITS": {"WAITING_BYTES": 10_000}}):
+        arrivals, (parcel,) = Arrivals(), some_parcels(1)
+
+        assert arrivals.why_full([parcel], lanes=3, waiting_bytes=20_000) is None
+        arrivals.put([parcel])
+        assert arrivals.why_full([parcel], lanes=3, waiting_bytes=20_000) is None
+        arrivals.put([parcel])
+        assert arrivals.why_full([parcel], lanes=3, waiting_bytes=20_000) is not None
+        assert arrivals.why_full([parcel], lanes=3, waiting_bytes=0) is None
+        list(arrivals.take_all())
+        assert arrivals.why_full([parcel], lanes=3, waiting_bytes=20_000) is None
+
+
+def some_parcels(count: int) -> list[Parcel]:
+    event = make_event("noted", {}, None)
+    destination = Destination("payments", "memory://payments")
+    return pack([(event, encode(event), [destination])] * count, None)[1]
+
+
 # Forks
+
+
+LOCKS = {"the courier's": "courier._lock", "the way back's": "Returns._lock"}
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS.keys())
+def test_the_child_of_a_fork_wants_no_lock_that_a_thread_of_its_parent_held(lock: str) -> None:
+    # Given a thread that is in the midst of its first emit, when nothing has started yet
+    with Peer() as peer:
+        printed = run(
+            f"""
+            import signal
+            from aevents import aemit
+            from aevents.returns import Returns
+            is_held, released = threading.Event(), threading.Event()
+            def hold():
+                with {lock}:
+                    is_held.set()
+                    released.wait(15)
+            thread = threading.Thread(target=hold)
+            thread.start()
+            is_held.wait(15)
+            assert not courier._thread.is_running
+            # When the process forks
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(15)  # it ends a child that hangs
+                print(asyncio.run(aemit("noted", {{}})).results[0].outcome, flush=True)
+                os._exit(0)
+            print("child", os.waitpid(pid, 0)[1])
+            released.set()
+            thread.join()
+            """,
+            peer.url,
+        )
+
+        # Then the child emits
+        assert printed == "delivered\nchild 0\n"
 
 
 def test_the_child_of_a_fork_emits_on_its_own_and_harms_not_its_parent() -> None:

@@ -20,7 +20,7 @@ ROAD = """
     views  asgi  checks  testing
     emitter  receiver
     courier
-    lane  routes  dispatcher  recorder  transports/local  transports/contract
+    arrivals  lane  routes  dispatcher  recorder  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/rehearsal
     wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  shipment
     transports/base  transports/connection

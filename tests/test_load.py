@@ -34,6 +34,7 @@ from tests.peers import (
     answers_after,
     answers_when_released,
     closes,
+    eventually,
     hangs,
 )
 from tests.rude_peer import resets
@@ -272,6 +273,7 @@ def test_a_service_that_hoards_leaves_room_to_wait_to_the_others(fleet: Fleet) -
         hand_over("hoarded", range(1))
         hoarder.wait_for(1)
         hand_over("hoarded", range(200), text="x" * 1000)
+        eventually(lambda: not courier._arrived, what="all in its queue, or refused there")
         refused = emit("hoarded", {"text": "x" * 2000})
         assert refused.results[0].outcome == "failed"
         assert "bytes are waiting in this process already" in str(refused.results[0].error)
