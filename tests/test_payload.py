@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import IntegerChoices, TextChoices
@@ -190,6 +191,57 @@ def test_the_reason_names_what_is_wrong() -> None:
         payload.encode({"a": time(8, tzinfo=UTC)})
     with pytest.raises(ValueError, match="JSON compliant"):
         payload.encode({"a": math.nan})
+
+
+# What is relied on of orjson: a version that does otherwise must be looked at, not only installed
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1], ids=["positive", "negative"])
+def test_orjson_says_of_a_long_integer_that_it_has_more_than_64_bits(value: int) -> None:
+    with pytest.raises(TypeError, match="64-bit"):
+        orjson.dumps({"a": value}, payload._default, payload._OPTIONS)
+
+
+@pytest.mark.parametrize("key", [Text("a"), mark_safe("a"), Color.RED, 7, None], ids=repr)
+def test_orjson_says_of_a_key_that_is_no_plain_string_that_it_must_be_one(key: Any) -> None:
+    with pytest.raises(TypeError, match="key must be str"):
+        orjson.dumps({key: 1}, payload._default, payload._OPTIONS)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, time(8, tzinfo=UTC)], ids=lambda v: type(v).__name__)
+def test_orjson_says_neither_of_anything_else_and_names_the_encoder_s_error_as_cause(value: Any) -> None:
+    with pytest.raises(TypeError) as raised:
+        orjson.dumps({"a": value}, payload._default, payload._OPTIONS)
+
+    assert "64-bit" not in str(raised.value)
+    assert "key must be str" not in str(raised.value)
+    assert isinstance(raised.value.__cause__, (TypeError, ValueError))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_orjson_writes_what_is_no_number_as_null(value: float) -> None:
+    assert orjson.dumps([value]) == b"[null]"
+
+
+def test_orjson_asks_for_named_tuples_datetimes_dataclasses_and_subclasses_of_float() -> None:
+    asked = []
+
+    def default(value: Any) -> str:
+        asked.append(value)
+        return "asked"
+
+    values = [Point(1, 2), datetime(2026, 1, 1), date(2026, 1, 1), time(8), Record(1), Real(1.5)]
+    orjson.dumps(values, default, payload._OPTIONS)
+    assert asked == values
+
+
+def test_orjson_reads_an_integer_of_more_than_64_bits_as_a_float_and_refuses_one_beyond_floats() -> None:
+    shorter, longer = orjson.loads(b"[18446744073709551615,18446744073709551616]")
+    assert (type(shorter), type(longer)) == (int, float)
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(b"1" * 400)
+    assert issubclass(orjson.JSONDecodeError, ValueError)
+    assert issubclass(orjson.JSONEncodeError, TypeError)
 
 
 def test_null_is_kept_and_the_word_null_is_only_text() -> None:

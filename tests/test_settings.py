@@ -134,6 +134,18 @@ def test_under_a_test_runner_events_are_recorded_unless_enabled(
         assert (under_test(), is_recording(), is_strict()) == (True, recording, strict)
 
 
+def test_a_test_is_known_by_what_django_keeps_while_tests_run() -> None:
+    # Django's own affair: where a version of it says otherwise, no test's events would be recorded
+    assert hasattr(utils._TestState, "saved_data")
+    assert under_test()
+
+
+def test_a_django_that_keeps_it_elsewhere_breaks_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(utils, "_TestState")
+
+    assert not under_test()
+
+
 @pytest.mark.parametrize(
     ("keys", "strict"), [({}, False), ({"ENABLED": True}, False), ({"STRICT": True}, True)]
 )
