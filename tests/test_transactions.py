@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpRequest, HttpResponse
@@ -148,6 +148,23 @@ def test_outside_of_a_block_an_event_leaves_at_once(peer: Peer) -> None:
         Note.objects.create(text="1")
 
     assert emit("noted", {"n": 1}).delivered
+
+
+def test_with_autocommit_switched_off_there_is_no_block_and_an_event_leaves_at_once(peer: Peer) -> None:
+    # Given a transaction of the caller's own making
+    transaction.set_autocommit(False)
+    try:
+        Note.objects.create(text="1")
+
+        # When it emits, the event leaves
+        assert emit("noted", {"n": 1}).delivered
+        assert sent(peer) == [1]
+        # And a rollback does not take it back
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert not Note.objects.exists()
+    assert sent(peer) == [1]
 
 
 def test_many_events_of_one_transaction_all_leave(peer: Peer) -> None:
@@ -402,6 +419,26 @@ async def test_emit_through_sync_to_async_waits_for_that_threads_commit(peer: Pe
     await sync_to_async(work)()
 
     assert await asyncio.to_thread(sent, peer) == [1]
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["on the loop", "through sync_to_async"])
+def test_emit_behind_async_to_sync_knows_the_callers_transaction_only_in_the_callers_thread(
+    peer: Peer, back: bool
+) -> None:
+    # Given async code, which async_to_sync runs on a loop in another thread
+    async def work() -> None:
+        if back:
+            await sync_to_async(emit)("noted", {"n": 1})
+        else:
+            emit("noted", {"n": 1})
+
+    # When it is called inside a transaction
+    with transaction.atomic():
+        async_to_sync(work)()
+        # Then what is emitted in that thread leaves at once
+        assert sent(peer) == ([] if back else [1])
+
+    assert sent(peer) == [1]
 
 
 # One's own handlers
