@@ -82,10 +82,11 @@ class Lane:
             # dispatched in this process would inherit a handler's scope, or `suppressed`.
             task = asyncio.get_running_loop().create_task(self._run(), context=Context())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     def is_overdue(self) -> bool:
         """Tell whether it owes an answer for so long that a call need not wait for the next one."""
+        if not self.owed:  # the rule; the rest costs more than all else that a call asks of the courier
+            return False
         call_s = conf().LIMITS.CALL_S
         # Each a copy in one step: another thread asks while this one changes it.
         oldest = next(iter(list(self._in_flight.values())), None)
@@ -126,6 +127,9 @@ class Lane:
         finally:
             # In the same step as the look at the queue: a parcel put later finds the place free.
             self._runners -= 1
+            task = asyncio.current_task()
+            if task is not None:  # not as its callback, which would cost the loop one more turn
+                self._tasks.discard(task)
 
     async def _deliver(self, parcel: Parcel) -> None:
         if not self._breaker.admit():
