@@ -6,9 +6,10 @@ validate and encode -> route -> (wait for the caller's transactions) -> courier 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,7 @@ from aevents.transports.base import Destination
 MAX_HOPS = 16
 _logger = logging.getLogger("aevents")
 _has_warned = threading.Event()
+_NONE_YET: Iterator[None] = itertools.repeat(None)
 log.connect()
 
 
@@ -62,7 +64,7 @@ def emit_many(events: Iterable[tuple[str, Any]], *, key: str | None = None) -> l
             return _after_commit(calls, waits_for)
         if scope.current() is not None or _is_in_a_loop():
             _ship(calls, None)
-            return [call.emission({}) for call in calls]
+            return [call.emission() for call in calls]
         finished = threading.Lock()
         finished.acquire()
         shipment, is_awaited = _ship(calls, finished.release)
@@ -82,7 +84,7 @@ async def aemit_many(events: Iterable[tuple[str, Any]], *, key: str | None = Non
             return [_record(call, []) for call in calls]
         if scope.current() is not None:
             _ship(calls, None)
-            return [call.emission({}) for call in calls]
+            return [call.emission() for call in calls]
         loop = asyncio.get_running_loop()
         finished: asyncio.Future[None] = loop.create_future()
         returns = Returns.to(loop)
@@ -119,15 +121,14 @@ class _Call:
     destinations: tuple[Destination, ...] = ()
     error: str | None = None
 
-    def emission(self, results: dict[Destination, Result]) -> Emission:
-        """Return the Emission; a service without a result yet is `queued`."""
+    def emission(self, results: Iterator[Result | None] = _NONE_YET) -> Emission:
+        """Return the Emission with the next of `results`; a service without one yet is `queued`."""
+        # In this order: zip asks for no result that it has no destination for.
+        pairs = zip(self.destinations, results, strict=False)
         return Emission(
             self.event.id if self.event is not None else "",
             self.event_type,
-            tuple(
-                results.get(destination) or Result(destination.name, "queued")
-                for destination in self.destinations
-            ),
+            tuple([found or Result(destination.name, "queued") for destination, found in pairs]),
             self.error,
         )
 
@@ -243,13 +244,8 @@ def _ship(
 
 
 def _emissions(calls: list[_Call], shipment: Shipment) -> list[Emission]:
-    results = iter(list(shipment.results))
-    return [
-        call.emission(
-            {destination: found for destination in call.destinations if (found := next(results)) is not None}
-        )
-        for call in calls
-    ]
+    results = iter(shipment.results)
+    return [call.emission(results) for call in calls]
 
 
 def _after_commit(calls: list[_Call], waits_for: list[Any]) -> list[Emission]:
@@ -260,12 +256,12 @@ def _after_commit(calls: list[_Call], waits_for: list[Any]) -> list[Emission]:
             _logger.exception("Events were lost after their commit")
 
     commits.Pending(ship, waits_for)
-    return [call.emission({}) for call in calls]
+    return [call.emission() for call in calls]
 
 
 def _record(call: _Call, waits_for: list[Any]) -> Emission:
     if call.event is None:
-        return call.emission({})
+        return call.emission()
     services = tuple(destination.name for destination in call.destinations)
     return Emission(call.event.id, call.event_type, recorder.record(call.event, services, waits_for))
 
