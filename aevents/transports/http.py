@@ -98,11 +98,17 @@ class HttpTransport(Transport):
             timeout=aiohttp.ClientTimeout(total=limits.ATTEMPT_S, sock_connect=limits.CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "aevents", "Accept": "application/json"},
-            skip_auto_headers=("Accept-Encoding",),
+            request_class=_Request,
             auto_decompress=False,
             trust_env=False,
         )
         return self._session
+
+
+class _Request(aiohttp.ClientRequest):
+    """Adds no header that was not asked for (`skip_auto_headers` costs a twentieth of a request)."""
+
+    DEFAULT_HEADERS = {}  # noqa: RUF012 - as aiohttp declares it
 
 
 async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
