@@ -29,8 +29,9 @@ def session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.5),
         timeout=aiohttp.ClientTimeout(total=10, sock_connect=2),
         cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("Accept-Encoding",),
+        headers={"User-Agent": "aevents", "Accept": "application/json", "Accept-Encoding": "identity"},
         auto_decompress=False,
+        trust_env=False,
     )
 
 
