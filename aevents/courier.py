@@ -119,24 +119,29 @@ class Courier:
         """Drain, close every connection and end the thread; return how many deliveries were given up."""
         if not self._thread.is_running:
             return 0
-        given_up = self._drain(timeout_s)
+        self._drain(timeout_s)
         arrived = self._arrived
         closing = self._thread.submit(self._close_all(arrived))
         with contextlib.suppress(TimeoutError):
             closing.result(1.0)
         arrived.is_closed = True  # if the loop had no time to
         self._thread.stop(1.0)
-        return given_up + self._begin_anew()
+        return self._begin_anew()
 
     def _begin_anew(self) -> int:
-        """Forget the loop that has ended; fail what another thread shipped until now, and return how much."""
+        """Forget the loop that has ended, failing what another thread shipped until now.
+
+        Returns how many deliveries were given up, those included.
+        """
         with self._lock:
-            arrived = self._arrived
+            arrived, load = self._arrived, self._load
+            # What a loop holds that is blocked and did not end in time: nobody will settle that.
+            blocked = sum(lane.owed for lane in list(self._lanes.values()))
             self._is_delivering_last = False
             self._reset()
         late = list(arrived.take_all())
         self._fail(late, _ENDED)
-        return len(late)
+        return load.given_up + blocked + len(late)
 
     def end(self, after_s: float = 0.0) -> None:
         """Close within `EXIT_S`, of which `after_s` are over; log how many deliveries were given up."""
@@ -171,11 +176,13 @@ class Courier:
     def _sort(self, arrived: Arrivals) -> None:
         # Cleared before looking: who appends from here on sees it and wakes us again.
         arrived.is_awake = False
+        load = self._load
         for _ in range(_SORTED_AT_ONCE):
             parcel = arrived.take()
             if parcel is None:
                 return
             if arrived.is_closed:
+                load.given_up += 1
                 self._fail([parcel], _ENDED)
                 continue
             lane = self._lanes.get(parcel.destination)
@@ -266,9 +273,9 @@ class Courier:
             self._is_delivering_last = False
 
     async def _deliver_last(self, timeout_s: float) -> None:
-        given_up = await self._drained(self._arrived, timeout_s)
+        await self._drained(self._arrived, timeout_s)
         await self._close_all(self._arrived)
-        _tell_of(given_up + self._begin_anew())
+        _tell_of(self._begin_anew())
 
 
 def _tell_of(given_up: int) -> None:

@@ -30,11 +30,15 @@ def _is_closing() -> bool:
 
 
 class Load:
-    """What all lanes of the process bear: deliveries not ended, and the bytes of those that wait."""
+    """What all lanes of the process bear: deliveries not ended, and the bytes of those that wait.
+
+    `given_up`: how many ended because the process does.
+    """
 
     def __init__(self) -> None:
         self.deliveries = 0
         self.waiting_bytes = 0
+        self.given_up = 0
 
 
 class Lane:
@@ -108,7 +112,7 @@ class Lane:
         while self._waiting:
             parcel = self._waiting.popleft()
             self._count_waiting(-parcel.held_bytes)
-            self._give_up(parcel, "the process ended")
+            self._end(parcel)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -147,7 +151,7 @@ class Lane:
             self._give_up(parcel, str(error))
         except asyncio.CancelledError:
             if _is_closing():
-                self._give_up(parcel, "the process ended")
+                self._end(parcel)
                 raise
             self._give_up(parcel, "the try was cancelled")  # by whoever handles it, not by us
         except Exception as error:
@@ -211,6 +215,10 @@ class Lane:
     def _give_up(self, parcel: Parcel, error: str) -> None:
         self._tell(parcel, error, "failed")
         self._settle(parcel, parcel.result("failed", error))
+
+    def _end(self, parcel: Parcel) -> None:
+        self._load.given_up += 1
+        self._give_up(parcel, "the process ended")
 
     def _settle(self, parcel: Parcel, result: Result) -> None:
         self._load.deliveries -= 1

@@ -104,8 +104,9 @@ class LoopThread:
 
     def start(self) -> asyncio.AbstractEventLoop:
         """Return the running loop; raises `RuntimeError` where threads cannot be had."""
-        if self._loop is not None and self._pid == os.getpid():
-            return self._loop
+        loop = self._loop  # once: another thread may stop it between two looks
+        if loop is not None and self._pid == os.getpid():
+            return loop
         with self._lock:
             if self._loop is not None and self._pid != os.getpid():
                 self.forget()  # a fork in C that ran no hooks (uWSGI)
