@@ -1,20 +1,26 @@
-"""The Django app: finds the handlers, registers the checks. Starts nothing."""
+"""The Django app: finds the handlers, and refuses secrets that are none. Starts nothing."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
-from aevents.checks import check_settings
+from aevents import routes
+from aevents.relay import is_command
 from aevents.settings import conf
 
 
 class AeventsConfig(AppConfig):
     name = "aevents"
     verbose_name = "Events"
+    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        checks.register(check_settings, "aevents")
+        # Servers run no checks, and a fleet that believes it signs must not find out by what it has lost.
+        # Management commands run the checks, and `aevents secret` makes the secret that is missing.
+        mistakes = () if is_command() else routes.mistakes_in_secrets()
+        if mistakes:
+            raise ImproperlyConfigured("; ".join(mistakes))
         if conf().AUTODISCOVER:
             autodiscover_modules("events")

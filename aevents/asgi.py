@@ -1,4 +1,5 @@
-"""The ASGI lifespan, which Django lacks: what was handed over leaves before the server's process ends.
+"""The ASGI lifespan, which Django lacks: what is owed begins to leave when the server starts, and what was
+handed over has left, or is stored, before its process ends.
 
     application = lifespan(get_asgi_application())  # in asgi.py
 
@@ -11,7 +12,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aevents.courier import courier
+from aevents import relay
+from aevents.keeper import keeper
+from aevents.settings import conf
 
 Scope = Any
 Receive = Callable[[], Awaitable[Any]]
@@ -27,9 +30,10 @@ def lifespan(application: Application) -> Application:
             await application(scope, receive, send)
             return
         while (await receive())["type"] != "lifespan.shutdown":
+            keeper.begin()
             await send({"type": "lifespan.startup.complete"})
         # In a thread: this service's own events need the loop for their handlers.
-        await asyncio.to_thread(courier.end)
+        await asyncio.to_thread(relay.end, conf().LIMITS.EXIT_S)
         await send({"type": "lifespan.shutdown.complete"})
 
     return with_lifespan

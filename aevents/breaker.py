@@ -41,6 +41,11 @@ class Breaker:
         return self._open_until is not None
 
     @property
+    def refuses(self) -> bool:
+        """Whether a first try would be refused now: open, and no probe is due."""
+        return self._open_until is not None and (self._probing_since is not None or self.pause_s > 0)
+
+    @property
     def failures(self) -> int:
         """How many tries failed in a row."""
         return self._failures

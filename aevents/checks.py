@@ -13,15 +13,17 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.db import connections
 
-from aevents import routes
+from aevents import checks_of_trust, routes, tables
 from aevents.errors import Refused
 from aevents.event import is_event_type
 from aevents.loops import why_no_threads
-from aevents.settings import KEYS, LIMIT_KEYS, is_recording
-from aevents.transports import scheme_of, transport_class
+from aevents.settings import KEYS, LIMIT_KEYS, conf, is_days, is_outbox, is_recording, is_schedule
+from aevents.transports import scheme_of, tls, transport_class
 
-_SERVICE_KEYS = frozenset({"URL"})
+_SERVICE_KEYS = frozenset({"URL", "SECRETS", "FORMAT", "CA", "CERT", "PLAIN"})
 _USERINFO = re.compile(r"://\S*@")
+_IN_MEMORY = re.compile(r":memory:|mode=memory")
+_WAL = re.compile(r"journal_mode\W+wal\b", re.IGNORECASE)
 _UNSIGNED = (None, "accept", "warn", "refuse")
 
 
@@ -38,7 +40,13 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         ]
     if not isinstance(raw, Mapping):
         return [_error("E001", f"AEVENTS must be a dict, not {_of(raw)}.", "Write AEVENTS = {...}.")]
-    return [*_keys(raw), *_types(raw), *_limits(raw), *_services(raw), *_process(raw)]
+    return [*_keys(raw), *_types(raw), *_limits(raw), *_services(raw), *_store(raw), *_process(raw)]
+
+
+def check_deployment(**_: Any) -> list[CheckMessage]:
+    """Return what is unsafe where others can reach the services: `manage.py check --deploy`."""
+    raw = getattr(django_settings, "AEVENTS", None)
+    return [*map(_message, checks_of_trust.at_a_deploy(raw))] if isinstance(raw, Mapping) else []
 
 
 def _keys(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
@@ -61,6 +69,14 @@ def _types(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
         ),
         "UNSIGNED": (lambda v: v in _UNSIGNED, "'accept', 'warn', 'refuse' or None"),
         "STORE": (lambda v: v is None or isinstance(v, str), "a database alias or None"),
+        "OUTBOX": (
+            lambda v: is_outbox(v) and (isinstance(v, bool) or all(map(is_event_type, v))),
+            "True, False or a list of event types and patterns",
+        ),
+        "INBOX": (lambda v: isinstance(v, bool), "True or False"),
+        "RELAY": (lambda v: isinstance(v, bool), "True or False"),
+        "SCHEDULE": (is_schedule, "a list of numbers above 0, one at least"),
+        "HISTORY_DAYS": (is_days, "a number, 0 or above"),
         "STRICT": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
         "ENABLED": (lambda v: v is None or isinstance(v, bool), "True, False or None"),
         "AUTODISCOVER": (lambda v: isinstance(v, bool), "True or False"),
@@ -99,6 +115,51 @@ def _limits(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
             yield _error("E003", f"AEVENTS['LIMITS'][{key!r}] is {value!r}.", "It must be a number above 0.")
 
 
+def _store(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    schedule_days = 1.5 * sum(conf().SCHEDULE) / 86_400  # a wait is up to half as long again
+    seen_days = conf().LIMITS.SEEN_DAYS
+    if schedule_days >= seen_days:
+        yield _warning(
+            "W006",
+            f"AEVENTS['SCHEDULE'] lasts up to {schedule_days:.1f} days and"
+            f" LIMITS['SEEN_DAYS'] is {seen_days:g}: a duplicate may come when it is not known any more.",
+            "Make SCHEDULE shorter, or SEEN_DAYS more.",
+        )
+    alias = conf().STORE
+    if alias is not None and alias not in connections.settings:
+        return  # said already
+    reason = tables.why_not()
+    for key in ("OUTBOX", "INBOX"):
+        if reason is not None and raw.get(key):
+            yield _error(
+                "E008",
+                f"AEVENTS[{key!r}] is on, but nothing can be stored: {reason}.",
+                f"Let STORE name a database, or take {key} out.",
+            )
+    if alias is not None and reason is None:
+        yield from _sqlite(alias, connections.settings[alias])
+
+
+def _sqlite(alias: str, database: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """Look at the settings only: no check may open the database."""
+    is_sqlite = str(database.get("ENGINE")).rpartition(".")[2] in ("sqlite3", "spatialite")
+    if not is_sqlite or _IN_MEMORY.search(str(database.get("NAME"))):
+        return
+    options = database.get("OPTIONS") or {}
+    missing = {}
+    if not _WAL.search(str(options.get("init_command"))):
+        missing["init_command"] = "PRAGMA journal_mode=WAL"
+    if str(options.get("transaction_mode")).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        missing["transaction_mode"] = "IMMEDIATE"
+    if missing:
+        yield _warning(
+            "W007",
+            f"AEVENTS['STORE'] is {alias!r}, an SQLite database without {' and '.join(missing.values())}:"
+            " whoever reads or writes beside a writer may fail with 'database is locked'.",
+            f"Write in DATABASES[{alias!r}]: 'OPTIONS': {missing!r}.",
+        )
+
+
 def _services(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     resolved: dict[str, Mapping[str, Any]] = {}
     for key in ("SERVICES", "SUBSCRIPTIONS"):
@@ -125,6 +186,7 @@ def _services(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     for name, entry in services.items():
         if name != own and _are_transports(raw):
             yield from _service(name, entry)
+    yield from map(_message, checks_of_trust.secrets(raw, services))
     yield from _mapping(resolved["SUBSCRIPTIONS"], {*services, *([own] if isinstance(own, str) else [])})
 
 
@@ -153,6 +215,11 @@ def _service(name: str, entry: Any) -> Iterator[CheckMessage]:
             f"{where} has a URL that cannot be used ({scheme_of(url) or 'no scheme'}): {mistake}.",
             "Write it as https://host/events/.",
         )
+    options = entry if isinstance(entry, Mapping) else {}
+    mistake = tls.mistake_in(options.get("CA"), options.get("CERT"), url)
+    if mistake is not None:
+        yield _error("E009", f"{where}: {mistake}.", "Give paths of PEM files that this process may read.")
+    yield from map(_message, checks_of_trust.form(name, options))
 
 
 def _mapping(mapping: Mapping[str, Any], known: set[str]) -> Iterator[CheckMessage]:
@@ -183,11 +250,13 @@ def _process(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not apps.is_installed("aevents"):
         yield _warning("W004", "'aevents' is not in INSTALLED_APPS.", "Add it.")
     # Test runners switch DEBUG off, which says nothing of the servers.
-    if raw.get("UNSIGNED") is None and not django_settings.DEBUG and not is_recording():
+    is_refused = raw.get("UNSIGNED") is None and not django_settings.DEBUG and not is_recording()
+    if is_refused and not checks_of_trust.has_keys(raw):
         yield _warning(
             "W005",
-            "AEVENTS['UNSIGNED'] is not set and DEBUG is off: every event that arrives is refused.",
-            "Set it to 'accept' where only your own services can reach the endpoint.",
+            "AEVENTS['UNSIGNED'] is not set and DEBUG is off, and there are no SECRETS:"
+            " every event that arrives is refused.",
+            "Set SECRETS, or UNSIGNED to 'accept' where only your own services can reach the endpoint.",
         )
 
 
@@ -211,6 +280,11 @@ def _did_you_mean(name: object, known: Iterable[object]) -> str:
 
 def _of(value: object) -> str:
     return f"a {type(value).__name__}"
+
+
+def _message(found: checks_of_trust.Finding) -> CheckMessage:
+    make = _error if found.number.startswith("E") else _warning
+    return make(found.number, found.text, found.mend)
 
 
 def _error(number: str, message: str, hint: str) -> Error:

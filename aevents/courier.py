@@ -2,8 +2,8 @@
 
 One lazily started daemon thread; one transport for each scheme, one lane for each destination.
 Crossing into it is one append and a wake when it is idle; results go back to each waiting loop in
-bulk. A fork forgets it, an exit drains it within `EXIT_S`; what is emitted after that, in the last
-`atexit` callbacks, is delivered in their thread.
+bulk. A fork forgets it, an exit drains it within `EXIT_S` and stores the rest; what is emitted after
+that, in the last `atexit` callbacks, is delivered in their thread.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 
-from aevents import loops, signals
+from aevents import loops, parking, tables
 from aevents.arrivals import Arrivals
+from aevents.backlog import Load
 from aevents.errors import Refused
-from aevents.lane import Lane, Load
+from aevents.keeper import keeper
+from aevents.lane import Lane
+from aevents.retry import Later
 from aevents.returns import Returns
 from aevents.settings import conf
 from aevents.shipment import Parcel
@@ -29,7 +33,7 @@ from aevents.transports.base import Destination, Transport
 _logger = logging.getLogger("aevents")
 _LOOK_EVERY_S = 0.005  # how often a flush looks whether all is done
 _GRACE_S = 1.0
-_SORTED_AT_ONCE = 100
+_SORTED_AT_ONCE = 256
 _ENDED = "the process ended"
 
 
@@ -111,9 +115,19 @@ class Courier:
         lane = self._lanes.get(destination)
         return lane is not None and lane.is_overdue()
 
+    def room(self, destination: Destination) -> int:
+        """Return how many stored deliveries the destination's lane has a use for now."""
+        lane = self._lanes.get(destination)
+        return conf().LIMITS.IN_FLIGHT if lane is None else lane.room()
+
     def flush(self, timeout_s: float) -> bool:
-        """Wait until nothing is owed, at most `timeout_s`; tell whether that was reached."""
-        return self._drain(timeout_s) == 0
+        """Wait until nothing is under way, and what is owed still is stored, at most `timeout_s`.
+
+        Tells whether that was reached.
+        """
+        ends = time.monotonic() + timeout_s
+        is_drained = self._drain(timeout_s) == 0
+        return keeper.flush(max(0.0, ends - time.monotonic())) and is_drained
 
     def close(self, timeout_s: float) -> int:
         """Drain, close every connection and end the thread; return how many deliveries were given up."""
@@ -139,19 +153,22 @@ class Courier:
             blocked = sum(lane.owed for lane in list(self._lanes.values()))
             self._is_delivering_last = False
             self._reset()
-        late = list(arrived.take_all())
-        self._fail(late, _ENDED)
-        return load.given_up + blocked + len(late)
+        return load.given_up + blocked + self._fail(arrived.take_all(), _ENDED)
 
     def end(self, after_s: float = 0.0) -> None:
         """Close within `EXIT_S`, of which `after_s` are over; log how many deliveries were given up."""
-        if self._thread.is_running:  # else nothing was emitted, and perhaps there are no settings
-            _tell_of(self.close(max(0.0, conf().LIMITS.EXIT_S - after_s)))
+        if not (self._thread.is_running or keeper.is_running):
+            return  # nothing was emitted, and perhaps there are no settings
+        ends = time.monotonic() + conf().LIMITS.EXIT_S - after_s
+        given_up = self.close(max(0.0, ends - time.monotonic()))
+        given_up += keeper.end(max(_GRACE_S, ends - time.monotonic()))
+        _tell_of(given_up)
 
     def end_for_good(self) -> None:
         """As `end`; what is shipped later is taken only from the thread that runs `atexit` callbacks."""
         self.end(after_s=loops.exit_lasts_s())
         self._is_over = True
+        keeper.end(0.0, for_good=True)
 
     def _wake(
         self,
@@ -182,8 +199,7 @@ class Courier:
             if parcel is None:
                 return
             if arrived.is_closed:
-                load.given_up += 1
-                self._fail([parcel], _ENDED)
+                load.given_up += self._fail([parcel], _ENDED)
                 continue
             lane = self._lanes.get(parcel.destination)
             if lane is None:
@@ -192,7 +208,7 @@ class Courier:
                 except Exception as error:
                     if not isinstance(error, Refused):
                         _logger.exception("No lane to %s", parcel.destination.name)
-                    self._fail([parcel], str(error))
+                    self._fail([parcel], str(error), parking.UNTIL_A_DEPLOY)
                     continue
             lane.put(parcel)
         # Threads may bring more as fast as this one sorts: the rest waits until the lanes had their turn.
@@ -200,8 +216,8 @@ class Courier:
         asyncio.get_running_loop().call_soon(self._sort, arrived)
 
     def _lane(self, destination: Destination) -> Lane:
-        if not destination.url:
-            raise Refused(f"{destination.name!r} is not in AEVENTS['SERVICES']")
+        if destination.mistake:
+            raise Refused(destination.mistake)
         scheme = scheme_of(destination.url)
         transport = self._transports.get(scheme)
         if transport is None:
@@ -210,18 +226,12 @@ class Courier:
         lane = self._lanes[destination] = Lane(destination, transport, self._load)
         return lane
 
-    def _fail(self, parcels: Iterable[Parcel], error: str) -> None:
+    def _fail(self, parcels: Iterable[Parcel], error: str, later: Later = parking.AT_ONCE) -> int:
+        """Park what gets no lane; return how many are lost for want of a store."""
+        parcels = list(parcels)
         for parcel in parcels:
-            signals.announce(
-                signals.delivery_failed,
-                event=parcel.event,
-                service=parcel.destination.name,
-                attempts=parcel.attempts,
-                elapsed_s=parcel.elapsed_s,
-                error=error,
-                outcome="failed",
-            )
-            parcel.shipment.settle(parcel.index, parcel.result("failed", error))
+            parking.park(parcel, error, later)
+        return len(parcels) if tables.why_not() is not None else 0
 
     def _drain(self, timeout_s: float) -> int:
         """Wait until nothing is owed, at most `timeout_s`; return how much is owed still."""

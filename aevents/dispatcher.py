@@ -1,4 +1,4 @@
-"""Runs the handlers of an event: an Event in, one `Handled` for each handler out.
+"""Runs the handlers of an event: an Event and a subscription in, a `Handled` out.
 
 Async handlers run together on the server's own loop (or this process's handler loop where the server
 has none), sync ones in long-lived threads that keep their database connections. Each failure stays
@@ -17,8 +17,7 @@ import logging
 import os
 import threading
 import time
-import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -26,12 +25,15 @@ from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.utils import timezone, translation
 
-from aevents import scope, signals
+from aevents import scope, signals, store
+from aevents.errors import Again, Dead
 from aevents.event import Event
-from aevents.loops import LoopThread, exit_lasts_s
+from aevents.home import Home
+from aevents.loops import exit_lasts_s
 from aevents.recent import Recent, Run
-from aevents.settings import conf, is_recording
+from aevents.settings import conf
 from aevents.subscriptions import Subscription, handlers_of
+from aevents.tables import Lease, LeaseLost
 from aevents.threads import HandlerThreads, with_connections
 
 T = TypeVar("T")
@@ -49,28 +51,37 @@ class Handled:
     error: str | None = None
     exception: BaseException | None = None
     again: bool = False  # it had succeeded before and was not run
+    is_noted: bool = False  # its success is in the store already, together with its effect
 
 
-async def dispatch(event: Event, *, at_home: bool) -> list[Handled]:
-    """Run every handler of the event that has not succeeded yet; return when all have ended.
+async def on_handlers_loop(work: Coroutine[Any, Any, T], *, at_home: bool) -> T:
+    """Await `work` on the loop where async handlers live.
 
     `at_home`: the running loop is the server's own and lives as long as the server. A caller that is
-    cancelled stops waiting; the handlers go on.
+    cancelled stops waiting; the work goes on.
     """
-    if is_recording():
-        return await run_here(event)
     if at_home:
         _home.adopt(asyncio.get_running_loop())
-        return await _unless_cancelled(_run_all(event))
+        return await _unless_cancelled(work)
     try:
         loop = _home.loop()
     except RuntimeError:
         if threading.main_thread().is_alive():
+            work.close()
             raise
         loop = asyncio.get_running_loop()  # Python 3.12 starts no thread once atexit callbacks run
     if loop is asyncio.get_running_loop():
-        return await _unless_cancelled(_run_all(event))
-    return await _from_another(loop, _run_all(event))
+        return await _unless_cancelled(work)
+    return await _from_another(loop, work)
+
+
+def start_on_handlers_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Let `work` run on the loop where async handlers live; from any thread but that loop's own."""
+    try:
+        asyncio.run_coroutine_threadsafe(work, _home.loop())
+    except BaseException:
+        work.close()
+        raise
 
 
 async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
@@ -89,48 +100,57 @@ async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, An
 
 
 async def run_here(event: Event) -> list[Handled]:
-    """Run the handlers on the running loop and its own sync thread: for tests."""
+    """Run every handler on the running loop and its own sync thread: for tests."""
     token = _inline.set(True)
     try:
-        return await _run_all(event)
+        return await run_all(event, handlers_of(event.type))
     finally:
         _inline.reset(token)
 
 
-async def _run_all(event: Event) -> list[Handled]:
-    subscriptions = handlers_of(event.type)
-    if not subscriptions:
-        return []
-    if len(subscriptions) == 1:
-        return [await _run_once(event, subscriptions[0])]
-    return await asyncio.gather(*(_run_once(event, subscription) for subscription in subscriptions))
+async def run_all(event: Event, subscriptions: Sequence[Subscription]) -> list[Handled]:
+    """Run these handlers together; return when all have ended."""
+    if len(subscriptions) == 1:  # the rule: no task for it
+        return [await run(event, subscriptions[0])]
+    return await asyncio.gather(*(run(event, subscription) for subscription in subscriptions))
 
 
-async def _run_once(event: Event, subscription: Subscription) -> Handled:
-    """Run the handler unless it has succeeded for this event; join the run that is under way."""
+async def run(event: Event, subscription: Subscription, lease: Lease | None = None) -> Handled:
+    """Run the handler unless it has succeeded for this event; join the run that is under way.
+
+    `lease`: of the stored delivery. A sync handler in a transaction has done it or not by the commit.
+    """
     # A test is told what its own arrival does, whatever an older test made of the same id.
-    run, is_mine = (Run(attempt=1), True) if _inline.get() else _recent.begin(event.id, subscription.name)
+    # And what the store says is owed is owed, whatever this process remembers: somebody replayed it.
+    once, is_mine = (
+        (Run(attempt=1), True)
+        if _inline.get()
+        else _recent.begin(event.identity, subscription.name, again=lease is not None)
+    )
     if not is_mine:
-        again = run.outcome.done()
-        error = await asyncio.shield(asyncio.wrap_future(run.outcome))
+        again = once.outcome.done()
+        error = await asyncio.shield(asyncio.wrap_future(once.outcome))
         return Handled(subscription.name, error, again=again)
     began = time.monotonic()
-    if run.attempt > 1:
-        event = replace(event, attempt=run.attempt)
+    attempt = once.attempt if lease is None else lease.attempts + 1
+    if attempt > 1:
+        event = replace(event, attempt=attempt)
     exception: BaseException | None = None
     try:
-        await _call(event, subscription)
+        await _call(event, subscription, lease)
     except BaseException as error:  # SystemExit in a handler is the handler's failure, not ours
         exception = error
     text = None if exception is None else _text(exception)
-    run.outcome.set_result(text)
-    elapsed_s = time.monotonic() - began
-    facts = {"event": event, "handler": subscription.name, "elapsed_s": elapsed_s}
+    once.outcome.set_result(text)
+    facts = {"event": event, "handler": subscription.name, "elapsed_s": time.monotonic() - began}
     if exception is None:
         if signals.is_heard(signals.handler_succeeded):
             signals.announce(signals.handler_succeeded, **facts)
-        return Handled(subscription.name)
-    signals.announce(signals.handler_failed, **facts, error=exception)
+        return Handled(subscription.name, is_noted=lease is not None and _is_atomic(subscription))
+    if isinstance(exception, Again):
+        signals.announce(signals.handler_deferred, **facts, in_s=exception.in_s)
+    elif not isinstance(exception, (Dead, LeaseLost)):
+        signals.announce(signals.handler_failed, **facts, error=exception)
     if _is_for_us(exception):
         raise exception
     return Handled(subscription.name, text, exception)
@@ -151,13 +171,13 @@ def _is_for_us(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) and _inline.get()
 
 
-async def _call(event: Event, subscription: Subscription) -> None:
+async def _call(event: Event, subscription: Subscription, lease: Lease | None) -> None:
     with scope.entered(event, subscription.name):
         result = None
         # What a handler sets in its context, no other sees.
         context = contextvars.copy_context()
         if not subscription.is_async:
-            result, error = await _in_a_thread(context, event, subscription)
+            result, error = await _in_a_thread(context, event, subscription, lease)
             if error is not None:
                 raise error
             if not inspect.isawaitable(result):
@@ -174,36 +194,54 @@ async def _call(event: Event, subscription: Subscription) -> None:
 async def _call_async(event: Event, subscription: Subscription, begun: Any) -> None:
     with _plain_language():
         try:
-            await (subscription.handler(event.payload) if begun is None else begun)
+            bound = subscription.timeout_s
+            async with contextlib.nullcontext() if bound is None else asyncio.timeout(bound):
+                await (subscription.handler(event.payload) if begun is None else begun)
         except (SystemExit, KeyboardInterrupt) as error:  # out of a task it would end the server's loop
             if _is_for_us(error):
                 raise
             raise RuntimeError(f"the handler raised {error!r}") from error
 
 
-async def _in_a_thread(context: contextvars.Context, event: Event, subscription: Subscription) -> _Returned:
+async def _in_a_thread(
+    context: contextvars.Context, event: Event, subscription: Subscription, lease: Lease | None
+) -> _Returned:
     if _inline.get():
-        return await sync_to_async(_call_sync)(event, subscription)
+        return await sync_to_async(_call_sync)(event, subscription, lease)
     work: Callable[[], _Returned] = functools.partial(
-        context.run, with_connections, _call_sync, event, subscription
+        context.run, with_connections, _call_sync, event, subscription, lease
     )
     _wait_at_exit()
     return await asyncio.get_running_loop().run_in_executor(_threads.pool, work)
 
 
-def _call_sync(event: Event, subscription: Subscription) -> _Returned:
+def _call_sync(event: Event, subscription: Subscription, lease: Lease | None) -> _Returned:
     """Return what the handler returned and what it raised: no future carries every exception as it is."""
     try:
         with _plain_language():
-            if not subscription.atomic or not _has_store():
-                return subscription.handler(event.payload), None
+            if not _is_atomic(subscription):
+                return _in_time(event, subscription), None
             with transaction.atomic(using=conf().STORE):
-                return subscription.handler(event.payload), None
+                if lease is not None:  # first: whoever lost it must not even begin
+                    store.take(lease)
+                return _in_time(event, subscription), None
     except BaseException as error:
         return None, error
 
 
-def _has_store() -> bool:
+def _in_time(event: Event, subscription: Subscription) -> Any:
+    """Call a sync handler. No thread can be stopped: what comes too late is undone and counts as failed."""
+    began = time.monotonic()
+    result = subscription.handler(event.payload)
+    if subscription.timeout_s is not None and time.monotonic() - began > subscription.timeout_s:
+        raise TimeoutError(f"the handler took longer than its timeout_s={subscription.timeout_s:g}")
+    return result
+
+
+def _is_atomic(subscription: Subscription) -> bool:
+    """Tell whether the handler runs in a transaction of the `STORE` database."""
+    if subscription.is_async or not subscription.atomic:
+        return False
     alias = conf().STORE
     if alias is None:
         return False
@@ -217,8 +255,10 @@ def _plain_language() -> Iterator[None]:
     # Only a test's own thread has a use for them afterwards; elsewhere the context ends with the handler.
     language = translation.get_language() if _inline.get() else None
     translation.deactivate()
+    if not _inline.get():
+        timezone.deactivate()
     try:
-        with timezone.override(None):
+        with timezone.override(None) if _inline.get() else contextlib.nullcontext():
             yield
     finally:
         if language is not None:
@@ -231,28 +271,6 @@ async def _unless_cancelled(work: Coroutine[Any, Any, T]) -> T:
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
     return await asyncio.shield(task)
-
-
-class _Home:
-    """The loop where async handlers live: the server's, once it is known, else one of our own."""
-
-    def __init__(self) -> None:
-        self._server: weakref.ref[asyncio.AbstractEventLoop] | None = None
-        self._own = LoopThread("aevents-handlers")
-
-    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._server is None or self._server() is not loop:
-            self._server = weakref.ref(loop)
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        server = self._server() if self._server is not None else None
-        if server is not None and server.is_running():
-            return server
-        return self._own.start()
-
-    def end(self) -> None:
-        """Cancel what still runs on our own loop."""
-        self._own.stop(_GRACE_S)
 
 
 @functools.cache
@@ -271,12 +289,12 @@ def _after_fork() -> None:
     global _threads, _recent
     _threads, _recent = HandlerThreads(), Recent()
     _under_way.clear()
-    _home._server = None
+    _home.forget()
 
 
 _recent = Recent()
 _threads = HandlerThreads()
-_home = _Home()
+_home = Home()
 _under_way: set[asyncio.Task[Any]] = set()
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_home.end)  # registered before the courier's, so called after it

@@ -11,21 +11,23 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from aevents import commits, log, payload, recorder, routes, scope, signals, wire
+from django.db import DatabaseError
+
+from aevents import commits, log, outbox, recorder, routes, scope, signals, wire
+from aevents.composer import make_event
 from aevents.courier import courier
 from aevents.emission import Emission, Result
 from aevents.errors import InvalidEvent
-from aevents.event import MAX_TYPE_LENGTH, Event, Message, is_event_type, new_id
+from aevents.event import MAX_TYPE_LENGTH, Event, Message
+from aevents.keeper import keeper
 from aevents.loops import is_in_a_loop
 from aevents.returns import Returns
 from aevents.settings import conf, is_recording, is_strict
-from aevents.shipment import Shipment, pack
+from aevents.shipment import Parcel, Shipment, pack
 from aevents.transports.base import Destination
 
-MAX_HOPS = 16
 _logger = logging.getLogger("aevents")
 _has_warned = threading.Event()
 _NONE_YET: Iterator[None] = itertools.repeat(None)
@@ -35,10 +37,13 @@ log.connect()
 def emit(event_type: str, payload: Any, *, key: str | None = None) -> Emission:
     """Send an event to every service subscribed to it, and say how each one fared. Never raises.
 
-    Waits for the services at most 5 s. Inside `atomic()` nothing leaves before the commit and nothing
-    after a rollback; inside a handler, and where an event loop runs, the event is handed over and not
-    waited for. `payload` is a dict of what Django's JSON encoder takes, encoded at once. What is wrong
-    with the call itself is logged and returned as `failed` (`InvalidEvent` under `STRICT`).
+    Waits for the services at most 5 s; what does not get through is `parked`, stored and tried again.
+    Inside `atomic()` nothing leaves before the commit and nothing after a rollback; inside a handler,
+    and where an event loop runs, the event is handed over and not waited for. With `OUTBOX` it is
+    stored first, in the caller's transaction: a database error of that passes, and nothing else does.
+    `key`: what has the same key arrives in the order in which it was stored. `payload` is a dict of what
+    Django's JSON encoder takes, encoded at once. What is wrong with the call itself is logged and
+    returned as `failed` (`InvalidEvent` under `STRICT`).
     """
     return emit_many([(event_type, payload)], key=key)[0]
 
@@ -47,7 +52,8 @@ async def aemit(event_type: str, payload: Any, *, key: str | None = None) -> Emi
     """Send an event to every service subscribed to it, and say how each one fared. Never raises.
 
     As `emit`, for async code; it joins no transaction (Django has no async one), not even that of a sync
-    caller behind `async_to_sync`. A caller that is cancelled stops waiting; the delivery goes on.
+    caller behind `async_to_sync`: with `OUTBOX` it commits the event by itself, and then returns. A
+    caller that is cancelled stops waiting; the delivery goes on.
     """
     return (await aemit_many([(event_type, payload)], key=key))[0]
 
@@ -55,13 +61,20 @@ async def aemit(event_type: str, payload: Any, *, key: str | None = None) -> Emi
 def emit_many(events: Iterable[tuple[str, Any]], *, key: str | None = None) -> list[Emission]:
     """As `emit` for `(event_type, payload)` pairs; what the iterable raises passes, and nothing is sent."""
     calls = _prepare_all(events, key)
+    is_joining = False
     try:
         waits_for = commits.open_connections()
         if is_recording():
             waits_for = commits.opened_by_code(waits_for)
             return [_record(call, waits_for) for call in calls]
         if waits_for:
-            return _after_commit(calls, waits_for)
+            direct = calls
+            if conf().OUTBOX and outbox.joins_transaction():
+                is_joining = True
+                direct = [c for c in calls if c.event is None or not routes.goes_by_outbox(c.event.type)]
+                _join([c for c in calls if c.event is not None and routes.goes_by_outbox(c.event.type)])
+            _after_commit(direct, waits_for)
+            return [call.emission() for call in calls]
         if scope.current() is not None or _is_in_a_loop():
             _ship(calls, None)
             return [call.emission() for call in calls]
@@ -70,6 +83,8 @@ def emit_many(events: Iterable[tuple[str, Any]], *, key: str | None = None) -> l
         shipment, is_awaited = _ship(calls, finished.release)
         patience_s = conf().LIMITS.CALL_S
     except Exception as error:
+        if is_joining and isinstance(error, DatabaseError):
+            raise  # the caller's transaction is broken: event and data fail together
         return _broken(calls, error)
     if is_awaited:  # outside: what a signal handler raises here (a time limit) is the caller's
         finished.acquire(timeout=patience_s)
@@ -111,7 +126,7 @@ def flush(timeout_s: float = 5.0) -> bool:
     return courier.flush(timeout_s)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     """One event that was asked for: made and routed, or the reason why not."""
 
@@ -169,78 +184,40 @@ def _unpacked(pair: Any) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def make_event(event_type: str, payload: Any, key: str | None) -> Event:
-    """Return a new event, caused by the one whose handler runs; raises `InvalidEvent`."""
-    if not is_event_type(event_type):
-        raise InvalidEvent(
-            f"the event type must be a printable string of 1 to {MAX_TYPE_LENGTH} characters,"
-            f" not {event_type!a:.60}"
-        )
-    if key is not None and not is_event_type(key):
-        raise InvalidEvent(f"the key of {event_type!r} must be a printable string of 1 to 200 characters")
-    data = _encoded(event_type, payload)
-    source, now, parent = conf().SERVICE, datetime.now(UTC), scope.current()
-    if parent is None:
-        return Event(new_id(), event_type, data, source, now, key)
-    cause = parent.event
-    if cause.hops >= MAX_HOPS:
-        raise InvalidEvent(
-            f"{event_type!r} is the end of a chain of {MAX_HOPS} events, each emitted by a handler of the"
-            f" one before (the first was {cause.correlation}): do services answer each other in a circle?"
-        )
-    return Event(
-        parent.next_id(event_type),
-        event_type,
-        data,
-        source,
-        now,
-        key,
-        cause=cause.id,
-        correlation=cause.correlation or cause.id,
-        hops=cause.hops + 1,
-        trace=cause.trace,
-    )
-
-
-def _encoded(event_type: str, value: Any) -> bytes:
-    limits = conf().LIMITS
-    if not isinstance(value, dict):
-        raise InvalidEvent(f"the payload of {event_type!r} must be a dict, not {type(value).__name__}")
-    try:
-        data = payload.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"the payload of {event_type!r} is not JSON: {error!s:.200}") from error
-    if len(data) > limits.EVENT_BYTES:
-        raise InvalidEvent(
-            f"the payload of {event_type!r} has {len(data)} bytes, more than {limits.EVENT_BYTES}:"
-            " send a reference, or raise AEVENTS['LIMITS']['EVENT_BYTES']"
-        )
-    if payload.nests_deeper_than(limits.NESTING, data):
-        raise InvalidEvent(f"the payload of {event_type!r} nests deeper than {limits.NESTING} levels")
-    return data
-
-
 def _ship(
     calls: list[_Call],
     on_done: Callable[[], None] | None,
     caller: asyncio.AbstractEventLoop | None = None,
 ) -> tuple[Shipment, bool]:
     """Hand the events over; return where their results will be, and whether any is worth waiting for."""
-    shipment, parcels = pack(
-        [
-            (c.event, c.message, c.destinations)
-            for c in calls
-            if c.event is not None and c.message is not None
-        ],
-        on_done,
-    )
+    shipment, parcels = pack(_packed(calls), on_done)
     if not parcels:
         return shipment, False
+    boxed: list[Parcel] = []
+    if conf().OUTBOX:
+        all_parcels, parcels = parcels, []
+        for parcel in all_parcels:
+            (boxed if routes.goes_by_outbox(parcel.event.type) else parcels).append(parcel)
     # A destination that owes an answer for a whole call's time is not waited for again.
     overdue = frozenset(parcel.index for parcel in parcels if courier.is_overdue(parcel.destination))
     is_awaited = shipment.wait_only_for_others_than(overdue)
-    courier.ship(parcels, caller)
+    if parcels:
+        courier.ship(parcels, caller)
+    outbox.send(boxed)
+    keeper.begin()
     return shipment, is_awaited
+
+
+def _join(calls: list[_Call]) -> None:
+    _, parcels = pack(_packed(calls), None)
+    if parcels:
+        outbox.join(parcels)
+
+
+def _packed(calls: list[_Call]) -> list[tuple[Event, Message, tuple[Destination, ...]]]:
+    return [
+        (c.event, c.message, c.destinations) for c in calls if c.event is not None and c.message is not None
+    ]
 
 
 def _emissions(calls: list[_Call], shipment: Shipment) -> list[Emission]:
@@ -248,15 +225,15 @@ def _emissions(calls: list[_Call], shipment: Shipment) -> list[Emission]:
     return [call.emission(results) for call in calls]
 
 
-def _after_commit(calls: list[_Call], waits_for: list[Any]) -> list[Emission]:
+def _after_commit(calls: list[_Call], waits_for: list[Any]) -> None:
     def ship() -> None:
         try:
             _ship(calls, None)
         except Exception:
             _logger.exception("Events were lost after their commit")
 
-    commits.Pending(ship, waits_for)
-    return [call.emission() for call in calls]
+    if calls:
+        commits.Pending(ship, waits_for)
 
 
 def _record(call: _Call, waits_for: list[Any]) -> Emission:

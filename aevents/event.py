@@ -38,6 +38,12 @@ class Event:
     hops: int = 0
     trace: str | None = None
     attempt: int = 1
+    id_scope: str = ""  # in which a foreign sender's id is unique, where that is not everywhere
+
+    @property
+    def identity(self) -> str:
+        """What makes it the same event as another: duplicates are known by it, and what it causes."""
+        return f"{self.id_scope}\0{self.id}" if self.id_scope else self.id
 
     @property
     def payload(self) -> Any:

@@ -1,9 +1,9 @@
 """The one listener that writes the `aevents` logger: facts in, one line each out.
 
-Levels: delivered and handled DEBUG; retried and parked INFO; a destination that is down WARNING; a
-failed handler (with its traceback) and a lost event ERROR. Every record carries `event_id`,
-`event_type` and what else is known (`service`, `handler`, `outcome`, `attempts`, `elapsed_s`), so
-that one event can be followed through the logs of both services. Never the payload.
+Levels: delivered and handled DEBUG; retried, parked and deferred INFO; a destination that is down WARNING; a
+failed handler (with its traceback), a dead letter and a lost event ERROR. Every record carries
+`event_id`, `event_type` and what else is known (`service`, `handler`, `target`, `outcome`, `attempts`,
+`elapsed_s`), so that one event can be followed through the logs of both services. Never the payload.
 """
 
 from __future__ import annotations
@@ -15,6 +15,21 @@ from aevents import signals
 from aevents.event import Event
 
 logger = logging.getLogger("aevents")
+_AGAIN = (
+    logging.INFO,
+    "Not delivered %(event)s to %(service)s at try %(attempts)s (%(outcome)s): %(error)s",
+)
+#: How a call's tries end; any other outcome is a try that is followed by another.
+_ENDS = {
+    "failed": (
+        logging.ERROR,
+        "Lost %(event)s: not delivered to %(service)s after %(attempts)s tries: %(error)s",
+    ),
+    "parked": (
+        logging.INFO,
+        "Parked %(event)s for %(service)s after %(attempts)s tries, to be tried again: %(error)s",
+    ),
+}
 
 
 def connect() -> None:
@@ -23,10 +38,12 @@ def connect() -> None:
         (signals.event_emitted, _emitted),
         (signals.event_delivered, _delivered),
         (signals.delivery_failed, _not_delivered),
+        (signals.delivery_dead, _dead),
         (signals.event_received, _received),
         (signals.event_duplicate, _duplicate),
         (signals.handler_succeeded, _handled),
         (signals.handler_failed, _not_handled),
+        (signals.handler_deferred, _deferred),
         (signals.destination_down, _down),
         (signals.destination_up, _up),
     ):
@@ -56,20 +73,27 @@ def _delivered(event: Event, service: str, attempts: int, elapsed_s: float, verd
 def _not_delivered(
     event: Event, service: str, attempts: int, elapsed_s: float, error: str, outcome: str, **_: Any
 ) -> None:
-    lost = outcome == "failed"
-    message = (
-        "Lost %(event)s: not delivered to %(service)s after %(attempts)s tries: %(error)s"
-        if lost
-        else "Not delivered %(event)s to %(service)s at try %(attempts)s (%(outcome)s): %(error)s"
-    )
+    level, message = _ENDS.get(outcome, _AGAIN)
     _write(
-        logging.ERROR if lost else logging.INFO,
+        level,
         message,
         event,
         service=service,
         outcome=outcome,
         attempts=attempts,
         elapsed_s=elapsed_s,
+        error=error,
+    )
+
+
+def _dead(event: Event, target: str, attempts: int, error: str, **_: Any) -> None:
+    _write(
+        logging.ERROR,
+        "Dead letter %(event)s for %(target)s after %(attempts)s tries, kept and can be replayed: %(error)s",
+        event,
+        target=target,
+        outcome="dead",
+        attempts=attempts,
         error=error,
     )
 
@@ -113,6 +137,19 @@ def _not_handled(event: Event, handler: str, elapsed_s: float, error: BaseExcept
         outcome="failed",
         attempts=event.attempt,
         elapsed_s=elapsed_s,
+    )
+
+
+def _deferred(event: Event, handler: str, elapsed_s: float, in_s: float, **_: Any) -> None:
+    _write(
+        logging.INFO,
+        "The handler %(handler)s wants %(event)s again in %(in_s)s s",
+        event,
+        handler=handler,
+        outcome="deferred",
+        attempts=event.attempt,
+        elapsed_s=elapsed_s,
+        in_s=in_s,
     )
 
 

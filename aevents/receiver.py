@@ -1,25 +1,42 @@
 """The receiving half: a Message in, its handlers run, an Answer out. The same for every way in.
 
-2xx means that this service owns the event. Until the store exists the answer waits for the handlers:
-200 when all have succeeded, 503 otherwise, so that the emitter tries again and only the rest runs.
+A batch's answer is 200, and lists what was not simply taken.
+
+2xx means that this service owns the event: it is handled, or stored for its handlers. Where there is no
+store it is 503 when a handler has failed, so that the emitter tries again and only the rest runs.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from django.conf import settings as django_settings
 
-from aevents import dispatcher, log, signals, wire
+from aevents import (
+    batch,
+    cloudevents,
+    dispatcher,
+    inbox,
+    intake,
+    log,
+    replies,
+    routes,
+    signals,
+    signature,
+    wire,
+)
 from aevents.answer import Answer
 from aevents.errors import MalformedMessage
 from aevents.event import Event, Message
+from aevents.keeper import keeper
 from aevents.settings import conf, is_recording
 from aevents.subscriptions import handlers_of
 from aevents.transports.local import LocalTransport
 
 _WARN_EVERY_S = 60.0
+_NOT_HANDLED = "The event could not be handled here; the log says why."
 _MAX_PEERS = 1000
 _logger = logging.getLogger("aevents")
 _warned_at: dict[str, float] = {}
@@ -29,54 +46,118 @@ log.connect()
 async def receive(message: Message, *, peer: str, at_home: bool) -> Answer:
     """Take one message; return the answer. Whatever arrives, no exception but a cancellation leaves.
 
-    `peer`: where it came from, for the log. `at_home`: see `dispatcher.dispatch`.
+    `peer`: where it came from, for the log. `at_home`: see `dispatcher.on_handlers_loop`.
     """
     try:
-        _require_signature(message, peer)
-        event = wire.decode(message)
+        signer = _signer(message, peer)
+        if batch.is_one(message.headers):
+            return await _handle_all(_allowed(batch.decode(message), signer), peer, at_home=at_home)
+        event = _decode(message, signer)
+        _require_sender(event, signer)
     except MalformedMessage as error:
-        _warn(peer, "Refused an event from %s: %d, %s", log.safe(peer), error.status, error.detail)
-        return Answer(error.status, {"detail": error.detail})
+        return _refused(peer, error)
     return await _handle(event, at_home=at_home)
 
 
+def _decode(message: Message, signer: str | None) -> Event:
+    if cloudevents.is_structured(message.headers):
+        return cloudevents.decode(message)
+    if signer is None and cloudevents.is_binary(message):  # its type is a header, which nobody signs
+        return cloudevents.decode_binary(message)
+    return wire.decode(message)
+
+
+def _allowed(
+    found: Sequence[Event | tuple[str, MalformedMessage]], signer: str | None
+) -> list[Event | tuple[str, MalformedMessage]]:
+    judged: list[Event | tuple[str, MalformedMessage]] = []
+    for each in found:
+        try:
+            if isinstance(each, Event):
+                _require_sender(each, signer)
+            judged.append(each)
+        except MalformedMessage as error:
+            judged.append((each.id if isinstance(each, Event) else each[0], error))
+    return judged
+
+
 async def _handle(event: Event, *, at_home: bool) -> Answer:
-    names = tuple(subscription.name for subscription in handlers_of(event.type))
-    if signals.is_heard(signals.event_received):
-        signals.announce(signals.event_received, event=event, handlers=names)
-    if not names:
-        return Answer(200, {"id": event.id, "status": "unhandled"})
+    _tell_of(event)
     try:
-        handled = await dispatcher.dispatch(event, at_home=at_home)
+        if is_recording():  # in a user's tests handlers run in the test's own thread
+            return replies.of_handlers(event, await dispatcher.run_here(event))
+        return await dispatcher.on_handlers_loop(inbox.take_in(event), at_home=at_home)
     except Exception:  # no threads to be had, say: the emitter keeps the event and comes again
         _logger.exception("An event could not be handled", extra={"event_id": event.id})
-        detail = "The event could not be handled here; the log says why."
-        return Answer(503, {"id": event.id, "status": "failed", "detail": detail})
-    failed = [entry.handler for entry in handled if entry.error is not None]
-    if failed:
-        return Answer(
-            503,
-            {
-                "id": event.id,
-                "status": "failed",
-                "detail": f"These handlers failed: {', '.join(failed)}",
-            },
+        return Answer(503, {"id": event.id, "status": "failed", "detail": _NOT_HANDLED})
+
+
+async def _handle_all(
+    found: Sequence[Event | tuple[str, MalformedMessage]], peer: str, *, at_home: bool
+) -> Answer:
+    events = [each for each in found if isinstance(each, Event)]
+    for event in events:
+        _tell_of(event)
+    try:
+        if is_recording():
+            taken = [replies.of_handlers(event, await dispatcher.run_here(event)) for event in events]
+        else:
+            taken = await dispatcher.on_handlers_loop(intake.take_in_all(events), at_home=at_home)
+    except Exception:
+        _logger.exception("A batch could not be handled")
+        return Answer(503, {"status": "failed", "detail": _NOT_HANDLED})
+    answers = iter(taken)
+    return batch.answer(
+        [
+            batch.verdict(each.id, next(answers))
+            if isinstance(each, Event)
+            else batch.verdict(each[0], _refused(peer, each[1]))
+            for each in found
+        ]
+    )
+
+
+def _tell_of(event: Event) -> None:
+    if signals.is_heard(signals.event_received):
+        names = tuple(subscription.name for subscription in handlers_of(event.type))
+        signals.announce(signals.event_received, event=event, handlers=names)
+    keeper.begin()
+
+
+def _refused(peer: str, error: MalformedMessage) -> Answer:
+    _warn(peer, "Refused an event from %s: %d, %s", log.safe(peer), error.status, error.detail)
+    return Answer(error.status, {"detail": error.detail})
+
+
+def _require_sender(event: Event, signer: str | None) -> None:
+    if not routes.may_send(event.type, signer):
+        who = f"{signer!r} is" if signer else "Whoever this is, no secret of its own says so: it is"
+        raise MalformedMessage(
+            403,
+            f"{who} not among those from whom AEVENTS['SENDERS'] of this service takes events of this type.",
         )
-    if all(entry.again for entry in handled):
-        signals.announce(signals.event_duplicate, event=event)
-        return Answer(200, {"id": event.id, "status": "duplicate"})
-    return Answer(200, {"id": event.id, "status": "handled"})
 
 
-def _require_signature(message: Message, peer: str) -> None:
+def _signer(message: Message, peer: str) -> str | None:
+    """Return which service's secret signed it, or "" for the fleet's; None where unsigned is taken."""
+    try:
+        mistakes = routes.mistakes()
+    except Exception as error:  # SERVICES or SUBSCRIPTIONS is no mapping, or cannot be imported
+        mistakes = (f"AEVENTS cannot be read ({type(error).__name__}): manage.py check says why",)
+    if mistakes:
+        _warn("settings", "No event is taken in before this is mended: %s", "; ".join(mistakes))
+        raise MalformedMessage(503, "This service's settings are wrong; its log says where.")
+    ring = routes.keys()
+    if ring and message.headers.get("webhook-signature"):
+        return signature.verify(message, ring.verifying(wire.source_in(message.headers)))
     rule = conf().UNSIGNED
     if rule is None:
         rule = "accept" if django_settings.DEBUG or is_recording() else "refuse"
     if rule == "accept":
-        return
+        return None
     if rule == "warn":
         _warn(peer, "An unsigned event came from %s", log.safe(peer))
-        return
+        return None
     raise MalformedMessage(
         401,
         "Unsigned events are refused here. AEVENTS['UNSIGNED'] = 'accept' takes them;"

@@ -34,16 +34,22 @@ class Recent:
         self._lock = threading.Lock()
         self._events: OrderedDict[str, tuple[float, dict[str, Run]]] = OrderedDict()
 
-    def begin(self, event_id: str, handler: str) -> tuple[Run, bool]:
-        """Return the handler's run and whether it is yours: then run it and settle its outcome."""
+    def begin(self, event_id: str, handler: str, *, again: bool = False) -> tuple[Run, bool]:
+        """Return the handler's run and whether it is yours: then run it and settle its outcome.
+
+        `again`: though it has succeeded before; one that is under way is joined all the same.
+        """
         with self._lock:
             self._forget()
             _, runs = self._events.setdefault(event_id, (time.monotonic(), {}))
             run = runs.get(handler)
-            if run is not None and (not run.outcome.done() or run.succeeded):
+            if run is not None and (not run.outcome.done() or (run.succeeded and not again)):
                 return run, False
             run = runs[handler] = Run(attempt=run.attempt + 1 if run is not None else 1)
             run.outcome.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
+            # Its time begins now, not with an older try of the event.
+            self._events[event_id] = (time.monotonic(), runs)
+            self._events.move_to_end(event_id)
             return run, True
 
     def _forget(self) -> None:

@@ -9,10 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
-from aevents import subscriptions
+from aevents import cloudevents, keyring, subscriptions
+from aevents.errors import Refused
+from aevents.keyring import Keyring
 from aevents.settings import Settings, conf
+from aevents.transports import scheme_of, tls, transport_class
 from aevents.transports.base import Destination
 
 _CACHED_TYPES = 4096
@@ -28,6 +32,9 @@ class Table:
     destinations: Mapping[str, Destination]
     exact: Mapping[str, tuple[str, ...]]
     patterns: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+    keyring: Keyring
+    senders: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+    mistakes: tuple[str, ...]  # for which nothing that arrives may be believed
     found: dict[str, tuple[Destination, ...]] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
 
@@ -46,6 +53,43 @@ def destinations_of(event_type: str) -> tuple[Destination, ...]:
         if not found:
             _warn_if_it_resembles(table, event_type)
     return found
+
+
+def destination_named(name: str) -> Destination | None:
+    """Return the service of that name, or None where the settings know none."""
+    return _current().destinations.get(name)
+
+
+def keys() -> Keyring:
+    """Return the keys that sign and verify what this service sends and takes."""
+    return _current().keyring
+
+
+def mistakes() -> tuple[str, ...]:
+    """Say what is so wrong in the settings that nothing may be taken in before it is mended."""
+    return _current().mistakes
+
+
+def mistakes_in_secrets() -> tuple[str, ...]:
+    """Say which secrets are none; nothing where the mapping cannot be read, which the checks say."""
+    try:
+        return _current().keyring.mistakes
+    except Exception:
+        return ()
+
+
+def may_send(event_type: str, signer: str | None) -> bool:
+    """Tell whether `SENDERS` lets `signer` (None: nobody signed) send events of this type here."""
+    named = [names for expression, names in _current().senders if expression.fullmatch(event_type)]
+    return not named or any(signer in names for names in named if signer)
+
+
+def goes_by_outbox(event_type: str) -> bool:
+    """Tell whether events of this type are stored before they are sent: `OUTBOX`."""
+    wanted = conf().OUTBOX
+    if isinstance(wanted, bool):
+        return wanted
+    return any(pattern(text).fullmatch(event_type) for text in _names(wanted))
 
 
 def resolve(value: Any) -> Any:
@@ -74,7 +118,8 @@ def _current() -> Table:
 
 def _compile(settings: Settings) -> Table:
     services, mapping = resolve(settings.SERVICES), resolve(settings.SUBSCRIPTIONS)
-    destinations = {name: Destination(name, url_of(entry)) for name, entry in services.items()}
+    ring = keyring.read(settings.SECRETS, services, settings.SERVICE)
+    destinations = {name: _destination(name, entry, ring) for name, entry in services.items()}
     if settings.SERVICE:
         destinations[settings.SERVICE] = Destination(settings.SERVICE, "local://")
     exact: dict[str, tuple[str, ...]] = {}
@@ -84,7 +129,51 @@ def _compile(settings: Settings) -> Table:
             patterns.append((pattern(event_type), _names(names)))
         else:
             exact[event_type] = _names(names)
-    return Table(settings, destinations, exact, tuple(patterns))
+    mistakes = list(ring.mistakes)
+    try:
+        senders = tuple((pattern(text), _names(names)) for text, names in settings.SENDERS.items())
+    except (AttributeError, TypeError):  # taken for none, it would let everybody send everything
+        senders = ()
+        mistakes.append("AEVENTS['SENDERS'] must be a dict of lists of services' names")
+    return Table(settings, destinations, exact, tuple(patterns), ring, senders, tuple(mistakes))
+
+
+def _destination(name: str, entry: Any, ring: Keyring) -> Destination:
+    url, options = url_of(entry), entry if isinstance(entry, Mapping) else {}
+    try:
+        ca, cert = tls.files_of(options.get("CA"), options.get("CERT"))
+        mistake = tls.misplaced_at(url) if ca or cert else None
+    except ValueError as error:
+        ca, cert, mistake = "", (), str(error)
+    form = options.get("FORMAT", "")
+    if form not in ("", cloudevents.FORMAT):
+        mistake = mistake or f"'FORMAT' is {form!r:.60}, not {cloudevents.FORMAT!r}"
+    return Destination(
+        name,
+        url,
+        ring.signing_for(name),
+        str(form),
+        ca,
+        cert,
+        "; ".join(ring.mistakes)
+        or (f"AEVENTS['SERVICES'][{name!r}]: {mistake}" if mistake else too_open(name, url, options)),
+    )
+
+
+def too_open(name: str, url: str, options: Mapping[str, Any]) -> str:
+    """Say why nothing may be sent to `url` as it is; empty where it may."""
+    if django_settings.DEBUG or options.get("PLAIN") is True:
+        return ""
+    try:
+        is_open = transport_class(scheme_of(url)).is_open_to_others(url)
+    except (Refused, ValueError):  # which it fails with when it is used
+        return ""
+    if not is_open:
+        return ""
+    return (
+        f"the URL of {name!r} is http:// to another host, which everybody on the way can read: write https://,"
+        f" or say AEVENTS['SERVICES'][{name!r}]['PLAIN'] = True where the network itself encrypts"
+    )
 
 
 def _names(names: str | Iterable[str]) -> tuple[str, ...]:
@@ -97,7 +186,7 @@ def _match(table: Table, event_type: str) -> tuple[Destination, ...]:
         if expression.fullmatch(event_type):
             names.update(dict.fromkeys(more))
     # A name nobody knows still owes a delivery: it fails aloud rather than vanish.
-    return tuple(table.destinations.get(name) or Destination(name, "") for name in names)
+    return tuple(table.destinations.get(name) or Destination.unknown(name) for name in names)
 
 
 def _warn_if_it_resembles(table: Table, event_type: str) -> None:

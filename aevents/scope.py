@@ -23,7 +23,7 @@ class Scope:
         """Return the id of the next event of this type: the same at every run of this handler."""
         nth = self.emitted[event_type]
         self.emitted[event_type] += 1
-        return derived_id(self.event.id, self.handler, event_type, nth)
+        return derived_id(self.event.identity, self.handler, event_type, nth)
 
 
 _scope: ContextVar[Scope | None] = ContextVar("aevents.scope", default=None)

@@ -10,6 +10,10 @@ from typing import Any
 
 from django.conf import settings as django_settings
 
+#: Seconds between the tries of what is stored, each times a random 0.5 to 1.5: 16 tries in about 76 hours.
+_HOUR_S = 3600.0
+SCHEDULE_S = (1, 5, 30, 120, 600, 1800, _HOUR_S, 2 * _HOUR_S, 4 * _HOUR_S, 8 * _HOUR_S, *[12 * _HOUR_S] * 5)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -23,9 +27,14 @@ class Limits:
     CONNECT_S: float = 2.0  # one connection
     ATTEMPT_S: float = 10.0  # one try, from connecting to the answer's head
     IN_FLIGHT: int = 16  # requests under way to one destination
+    BATCH: int = 256  # events in one request
     WAITING: int = 10_000  # events waiting for one destination
     WAITING_BYTES: int = 32 * 1024 * 1024  # memory of the events waiting in this process, in all
     EXIT_S: float = 5.0  # what the exit of the process waits for deliveries
+    DRAIN_S: float = 20.0  # what the worker waits for when it is told to end
+    ANSWER_S: float = 2.0  # what a receiver waits for its handlers before the store takes over
+    HANDLERS: int = 100  # stored deliveries given to handlers of this process at one time
+    SEEN_DAYS: float = 14.0  # how long an arrival is remembered, with INBOX
     HANDLER_THREADS: int = 8  # threads for sync handlers
     REMEMBER_S: float = 600.0  # how long succeeded handlers of an event are remembered
     REMEMBER: int = 10_000  # for how many events
@@ -36,10 +45,17 @@ class Settings:
     """`settings.AEVENTS`, typed; `docs/settings.md` says what each key means."""
 
     SERVICE: str = ""
-    SERVICES: Mapping[str, Any] | str = field(default_factory=dict)
+    SERVICES: Mapping[str, Any] | str = field(default_factory=dict, repr=False)
     SUBSCRIPTIONS: Mapping[str, Iterable[str]] | str = field(default_factory=dict)
+    SECRETS: Iterable[str] = field(default=(), repr=False)
+    SENDERS: Mapping[str, Iterable[str]] = field(default_factory=dict)
     UNSIGNED: str | None = None
     STORE: str | None = "default"
+    OUTBOX: bool | Iterable[str] = False
+    INBOX: bool = False
+    RELAY: bool = True
+    SCHEDULE: Iterable[float] = SCHEDULE_S
+    HISTORY_DAYS: float = 0
     STRICT: bool | None = None
     ENABLED: bool | None = None
     AUTODISCOVER: bool = True
@@ -93,7 +109,33 @@ def _parse(raw: object) -> Settings:
         known["LIMITS"] = Limits(**{k: v for k, v in limits.items() if k in LIMIT_KEYS and _is_number(v)})
     elif not isinstance(limits, Limits):
         del known["LIMITS"]
+    # Servers run no checks: what is needed to keep an event must be something that works.
+    if not isinstance(known.get("STORE"), (str, type(None))):
+        known["STORE"] = Settings.STORE if known["STORE"] else None
+    if not is_schedule(known.get("SCHEDULE", SCHEDULE_S)):
+        del known["SCHEDULE"]
+    if not is_days(known.get("HISTORY_DAYS", 0)):
+        del known["HISTORY_DAYS"]
+    if not is_outbox(known.get("OUTBOX", False)):
+        known["OUTBOX"] = bool(known["OUTBOX"])
     return Settings(**known)
+
+
+def is_outbox(value: object) -> bool:
+    """Tell whether it is a switch, or a list of texts."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(isinstance(text, str) for text in value)
+    return isinstance(value, bool)
+
+
+def is_schedule(value: object) -> bool:
+    """Tell whether it is a list of seconds above 0, of one at least."""
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
+
+
+def is_days(value: object) -> bool:
+    """Tell whether it is a number of days, which may be 0."""
+    return _is_number(value) or (type(value) in (int, float) and value == 0)
 
 
 def _is_number(value: object) -> bool:

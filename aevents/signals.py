@@ -15,10 +15,12 @@ from django.dispatch import Signal
 event_emitted = Signal()  #: `event`, `services`: an event was made, for these services
 event_delivered = Signal()  #: `event`, `service`, `attempts`, `elapsed_s`, `verdict`
 delivery_failed = Signal()  #: `event`, `service`, `attempts`, `elapsed_s`, `error`, `outcome`
+delivery_dead = Signal()  #: `event`, `target`, `attempts`, `error`: kept, and tried no more
 event_received = Signal()  #: `event`, `handlers`: an event arrived, for these handlers
 event_duplicate = Signal()  #: `event`: it arrived again after every handler had succeeded
 handler_succeeded = Signal()  #: `event`, `handler`, `elapsed_s`
 handler_failed = Signal()  #: `event`, `handler`, `elapsed_s`, `error`
+handler_deferred = Signal()  #: `event`, `handler`, `elapsed_s`, `in_s`: it raised `Again`
 destination_down = Signal()  #: `service`, `failures`, `pause_s`, `error`: the circuit opened
 destination_up = Signal()  #: `service`: the circuit closed again
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -23,16 +24,29 @@ class Subscription:
     name: str
     atomic: bool
     is_async: bool
+    timeout_s: float | None = None
 
 
 _by_type: dict[str, dict[str, Subscription]] = {}
 
 
 @overload
-def subscribe_to(event_type: str, event_handler: H, *, name: str | None = None, atomic: bool = True) -> H: ...
+def subscribe_to(
+    event_type: str,
+    event_handler: H,
+    *,
+    name: str | None = None,
+    atomic: bool = True,
+    timeout_s: float | None = None,
+) -> H: ...
 @overload
 def subscribe_to(
-    event_type: str, event_handler: None = None, *, name: str | None = None, atomic: bool = True
+    event_type: str,
+    event_handler: None = None,
+    *,
+    name: str | None = None,
+    atomic: bool = True,
+    timeout_s: float | None = None,
 ) -> Callable[[H], H]: ...
 def subscribe_to(
     event_type: str,
@@ -40,29 +54,43 @@ def subscribe_to(
     *,
     name: str | None = None,
     atomic: bool = True,
+    timeout_s: float | None = None,
 ) -> Handler | Callable[[H], H]:
     """Call `event_handler(payload)` for every event of this type that reaches this service.
 
     Call it in `AppConfig.ready()`, or use it as a decorator in an app's `events.py`. The handler is
     sync or async; several may share an event, each is called on its own and with a payload of its
-    own; the same one twice counts once. `name` is its stable name (default `module.qualname`).
+    own; the same one twice counts once. `name` is its stable name (default `module.qualname`): what
+    is stored for the handler is found by it, so keep it when you rename the function.
     A sync handler runs in a transaction on the `STORE` database, so that one that raises leaves
-    nothing behind there; `atomic=False` is without. Raises `InvalidSubscription`.
+    nothing behind there; `atomic=False` is without. `timeout_s`: an async handler that takes longer
+    is cancelled; a sync one cannot be stopped, but what it did is undone when it ends. Both count as
+    failed. Raises `InvalidSubscription`.
     """
     if event_handler is None:
 
         def decorate(handler: H) -> H:
-            _add(event_type, handler, name, atomic)
+            _add(event_type, handler, name, atomic, timeout_s)
             return handler
 
         return decorate
-    _add(event_type, event_handler, name, atomic)
+    _add(event_type, event_handler, name, atomic, timeout_s)
     return event_handler
 
 
 def handlers_of(event_type: str) -> tuple[Subscription, ...]:
     """Return the subscriptions of a type in the order they were made."""
     return tuple(_by_type.get(event_type, {}).values())
+
+
+def handler_named(event_type: str, name: str) -> Subscription | None:
+    """Return the subscription of that name to that type, or None where this code has none."""
+    return _by_type.get(event_type, {}).get(name)
+
+
+def handler_names() -> frozenset[str]:
+    """Return the names of all handlers."""
+    return frozenset(name for known in list(_by_type.values()) for name in known)
 
 
 def subscribed_types() -> Mapping[str, Mapping[str, Subscription]]:
@@ -83,7 +111,7 @@ def restore(subscriptions: Mapping[str, Mapping[str, Subscription]]) -> None:
     _by_type.update({key: dict(value) for key, value in subscriptions.items()})
 
 
-def _add(event_type: str, handler: Handler, name: str | None, atomic: bool) -> None:
+def _add(event_type: str, handler: Handler, name: str | None, atomic: bool, timeout_s: float | None) -> None:
     if not is_event_type(event_type):
         raise InvalidSubscription(
             f"the event type {event_type!r:.80} must be a printable string of 1 to 200 characters"
@@ -98,7 +126,14 @@ def _add(event_type: str, handler: Handler, name: str | None, atomic: bool) -> N
         raise InvalidSubscription(
             f"two handlers of {event_type!r} are named {name!r}: give one of them another name="
         )
-    subscription = Subscription(event_type, handler, name, atomic, _is_async(handler))
+    if not is_event_type(name):
+        raise InvalidSubscription(
+            f"the name of a handler of {event_type!r} must be a printable string of 1 to 200 characters,"
+            f" not {name!a:.80}: pass a shorter name="
+        )
+    if timeout_s is not None and not 0 < timeout_s < math.inf:
+        raise InvalidSubscription(f"timeout_s of {name!r} must be a number of seconds above 0")
+    subscription = Subscription(event_type, handler, name, atomic, _is_async(handler), timeout_s)
     # A new dict each time: another thread may be reading the old one.
     _by_type[event_type] = {**known, name: subscription}
 

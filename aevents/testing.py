@@ -23,8 +23,8 @@ from unittest import TestCase
 from asgiref.sync import async_to_sync
 
 from aevents import dispatcher, recorder, subscriptions, wire
+from aevents.composer import make_event
 from aevents.dispatcher import Handled
-from aevents.emitter import make_event
 from aevents.event import Event
 
 

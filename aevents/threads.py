@@ -137,7 +137,7 @@ class DaemonPool(Executor):
             if self._threads:
                 self._work.put(work)
                 return future
-        _as_if_no_loop_ran(work)
+        as_if_no_loop_ran(work)
         return future
 
     def wait(self, timeout_s: float) -> int:
@@ -169,7 +169,7 @@ class DaemonPool(Executor):
             self._idle.release()
 
 
-def _as_if_no_loop_ran(work: Callable[[], None]) -> None:
+def as_if_no_loop_ran(work: Callable[[], None]) -> None:
     """Call sync code in the thread of a loop: Django's ORM refuses to work beside one."""
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)

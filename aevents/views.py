@@ -1,4 +1,4 @@
-"""The way in through Django: `EventViewSet` on adrf, one POST for each event.
+"""The way in through Django: `EventViewSet` on adrf, one POST for each event, or for a batch of them.
 
 Every policy of Django REST framework is pinned on the class, so that the project's own
 `REST_FRAMEWORK` (authentication, permissions, throttles, renderers) changes nothing here.
@@ -25,7 +25,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.settings import DEFAULTS, IMPORT_STRINGS, APISettings
 
-from aevents import wire
+from aevents import batch, wire
 from aevents.answer import Answer
 from aevents.event import Message
 from aevents.receiver import receive
@@ -95,7 +95,7 @@ class _Request(AsyncRequest):
 
 
 class EventViewSet(ViewSet):
-    """Takes one event by POST: `path("events/", include("aevents.urls"))`, or any router's `register`.
+    """Takes an event or a batch by POST: `path("events/", include("aevents.urls"))`, or any router.
 
     Answers 200 when every handler has succeeded (or there is none), 400, 401, 413 or 415 for what is
     no event, 503 where a handler failed; always JSON, with `detail` where it is an error.
@@ -170,6 +170,7 @@ class EventViewSet(ViewSet):
 
     def finalize_response(self, request: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
         response = super().finalize_response(request, response, *args, **kwargs)
+        response.headers.setdefault("Accept-Post", batch.OFFER)
         if not hasattr(response, "render"):
             return response
         # Django renders a response that can be rendered in a thread of its own, so it gets a plain one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,11 @@ def message() -> tuple[dict[str, str], bytes]:
     """Return the headers and the body that aevents would send."""
     made = wire.encode(Event(new_id(), "user-created", orjson.dumps(PAYLOAD), "me", datetime.now(UTC)))
     return stamp(made), made.body
+
+
+def messages(count: int) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Return so many of them, each with an id of its own: made beforehand, so that only sending is timed."""
+    return iter([message() for _ in range(count)])
 
 
 def session() -> aiohttp.ClientSession:

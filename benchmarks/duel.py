@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 ROUNDS = 9
+TIMES = ROUNDS + 1  # each way is gone, the first time to warm up
 
 
 def duel(

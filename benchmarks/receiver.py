@@ -38,6 +38,7 @@ async def plain(request: HttpRequest) -> HttpResponse:
     return HttpResponse(orjson.dumps({"status": "handled"}), content_type="application/json")
 
 
-subscribe_to("user-created", handle)
+for event_type in ("user-created", "order-placed"):
+    subscribe_to(event_type, handle)
 urlpatterns = [path("events/", include("aevents.urls")), path("plain/", plain)]
 application = get_asgi_application()

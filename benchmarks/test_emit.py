@@ -10,7 +10,7 @@ import requests
 
 from aevents import emit
 from benchmarks import clients
-from benchmarks.duel import duel
+from benchmarks.duel import TIMES, duel
 
 COUNT = 200
 
@@ -21,7 +21,7 @@ def test_emit_beside_requests(
 ) -> None:
     urls = sinks[:subscribers]
     routed(*urls)
-    headers, body = clients.message()
+    messages = clients.messages(TIMES * COUNT)
 
     def ours() -> None:
         for _ in range(COUNT):
@@ -31,6 +31,7 @@ def test_emit_beside_requests(
 
         def theirs() -> None:
             for _ in range(COUNT):
+                headers, body = next(messages)
                 for url in urls:
                     assert session.post(url, data=body, headers=headers).ok
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from benchmarks import clients
-from benchmarks.duel import duel
+from benchmarks.duel import TIMES, duel
 
 COUNT = 640
 WIDTH = 16
@@ -14,8 +14,7 @@ WIDTH = 16
 
 def test_the_view_beside_a_plain_one(benchmark: Any, receiver: str) -> None:
     loop = asyncio.new_event_loop()
-    _, body = clients.message()
-    headers = {"content-type": "application/json"}  # without an id each arrival is an event of its own
+    messages = clients.messages(2 * TIMES * COUNT)
 
     async def opened() -> Any:
         return clients.session()
@@ -23,9 +22,8 @@ def test_the_view_beside_a_plain_one(benchmark: Any, receiver: str) -> None:
     http = loop.run_until_complete(opened())
 
     async def ask(path: str) -> None:
-        await clients.at_a_time(
-            WIDTH, COUNT, lambda: clients.post(http, f"{receiver}/{path}/", headers, body)
-        )
+        url = f"{receiver}/{path}/"
+        await clients.at_a_time(WIDTH, COUNT, lambda: clients.post(http, url, *next(messages)))
 
     duel(
         benchmark,

@@ -335,7 +335,9 @@ class Fleet:
             "SERVICE": "tests",
             "UNSIGNED": "accept",
             "ENABLED": True,
-            "SERVICES": urls,
+            "STORE": None,
+            # A name that leads nowhere is no loopback address.
+            "SERVICES": {name: {"URL": url, "PLAIN": True} for name, url in urls.items()},
             "SUBSCRIPTIONS": {"*": list(urls)},
             **{key: given[key] for key in given if key.isupper()},
         }

@@ -11,11 +11,12 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -45,17 +46,20 @@ def running(
     settings: str,
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
+    options: Sequence[str] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     """Serve the project of `settings` with one of `COMMANDS`; gives its URL, with a slash at the end.
 
     It answers when the block begins and is gone, with all its children, when the block ends. `log`
-    gets what it prints; without, that is shown only where the server does not start or stop.
+    gets what it prints; without, that is shown only where the server does not start or stop. Where its
+    `options` make it speak TLS, `tls` is what it is asked with whether it answers.
     """
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(_reserved_port())
         output = log or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "server.log"
         process = subprocess.Popen(
-            [sys.executable, "-m", *(part.format(port=port) for part in COMMANDS[server])],
+            [sys.executable, "-m", *(part.format(port=port) for part in COMMANDS[server]), *options],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -69,8 +73,8 @@ def running(
             start_new_session=True,  # so that a worker that outlives its master can be found
         )
         try:
-            _wait_until_it_answers(process, port, output)
-            yield f"http://127.0.0.1:{port}/"
+            _wait_until_it_answers(process, port, output, tls)
+            yield f"http{'s' if tls else ''}://127.0.0.1:{port}/"
         finally:
             _stop(process, output)
 
@@ -84,10 +88,16 @@ def _reserved_port() -> Iterator[int]:
         yield reservation.getsockname()[1]
 
 
-def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def _wait_until_it_answers(
+    process: subprocess.Popen[bytes], port: int, output: Path, tls: ssl.SSLContext | None
+) -> None:
     ends = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < ends and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = (
+            http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=tls)
+            if tls
+            else http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        )
         try:
             connection.request("GET", "/")
             connection.getresponse().read()

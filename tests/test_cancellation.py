@@ -62,7 +62,7 @@ def assert_nothing_is_left() -> None:
     # A runner's task ends in the turn after its last delivery.
     eventually(lambda: courier._thread.submit(_tasks()).result() == [], what="no task on the courier's loop")
     for lane in lanes():
-        assert (lane.owed, lane._runners, lane._tasks, lane._waiting_bytes) == (0, 0, set(), 0)
+        assert (lane.owed, lane._runners, lane._tasks, lane._waiting._bytes) == (0, 0, set(), 0)
     assert connections_under_way() == 0
     assert not courier._arrived
     # The callers' loops are gone, and with the next one comes their last trace.
@@ -259,8 +259,7 @@ def test_a_cancelled_aemit_to_its_own_service_ends_no_handler(fleet: Fleet) -> N
 
 LOOPS = 2
 CALLS = 20  # on each loop, and cancelled
-EXAMPLES = 25
-assert LOOPS * CALLS * EXAMPLES == 1000
+EXAMPLES = 40  # about one call in five ends before it is cancelled
 
 
 @dataclass(frozen=True)
@@ -363,7 +362,7 @@ def test_a_thousand_cancellations_at_any_point_leave_nothing_behind(fleet: Fleet
 
         cancel()
 
-        assert fates["cancelled"] > 100  # some came too late, but not all
+        assert fates["cancelled"] >= 1000
         assert emit("noted", {"n": -1}).delivered
 
 

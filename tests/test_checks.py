@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, Error, Warning, run_checks
+from django.db import connections
 
 from aevents.checks import check_settings
 from aevents.settings import KEYS, LIMIT_KEYS
@@ -62,6 +63,10 @@ def the_only(messages: list[CheckMessage], number: str) -> CheckMessage:
         {"STORE": None, "STRICT": False, "ENABLED": False, "AUTODISCOVER": False},
         {"STORE": "other", "STRICT": None, "ENABLED": None, "UNSIGNED": "refuse"},
         {"LIMITS": {"CALL_S": 2.5, "TRIES": 1}, "TRANSPORTS": {"http": {}}},
+        {"OUTBOX": True, "INBOX": True, "RELAY": False, "HISTORY_DAYS": 0.5, "SCHEDULE": [0.5, 1]},
+        {"OUTBOX": ["user-created", "order-*"], "HISTORY_DAYS": 0, "SCHEDULE": (60,)},
+        {"OUTBOX": False, "INBOX": False, "STORE": None},
+        {"OUTBOX": [], "STORE": None},
         {"SERVICES": {"me": "HTTP://user:s3cret@host:1/x?y", "r": "memory://r", "l": "local://"},
          "SUBSCRIPTIONS": {"x": {"me", "accounts"}}},
     ],
@@ -135,10 +140,9 @@ def test_e001_no_dict(settings: Any) -> None:
     [
         ("SERVICS", "Did you mean 'SERVICES'?"),
         ("SUBSCRIPTION", "Did you mean 'SUBSCRIPTIONS'?"),
-        ("service", "There are: AUTODISCOVER, ENABLED, LIMITS, "),
+        ("service", "There are: AUTODISCOVER, ENABLED, HISTORY_DAYS, "),
         # What a later version knows must not be thought to work in this one.
-        *((key, "") for key in ("OUTBOX", "INBOX", "BROKERS", "LISTEN", "SECRETS", "SENDERS", "RELAY")),
-        *((key, "") for key in ("DISCOVERY", "HISTORY_DAYS")),
+        *((key, "") for key in ("BROKERS", "LISTEN", "DISCOVERY")),
         (7, "There are: "),
     ],
 )
@@ -155,9 +159,9 @@ def test_e002_an_unknown_limit(check: Check) -> None:
 
 
 def test_e002_an_unknown_key_of_a_service(check: Check) -> None:
-    services = {**SERVICES, "orders": {"URL": "https://orders/", "SECRETS": ["whsec_s3cret"]}}
+    services = {**SERVICES, "orders": {"URL": "https://orders/", "SECRET": ["whsec_s3cret"]}}
     message = the_only(check(SERVICES=services), "E002")
-    assert message.msg == "AEVENTS['SERVICES']['orders'] has an unknown key 'SECRETS'."
+    assert message.msg == "AEVENTS['SERVICES']['orders'] has an unknown key 'SECRET'."
     assert "s3cret" not in str(message)
 
 
@@ -171,6 +175,18 @@ def test_e002_an_unknown_key_of_a_service(check: Check) -> None:
         ("UNSIGNED", True, "'accept', 'warn', 'refuse' or None"),
         ("UNSIGNED", {}, "'accept', 'warn', 'refuse' or None"),
         ("STORE", False, "a database alias or None"),
+        *(
+            ("OUTBOX", value, "True, False or a list of event types and patterns")
+            for value in ("user-created", None, 1, [7], ["two\nlines"], [""], {"user-created": True})
+        ),
+        ("INBOX", ["user-created"], "True or False"),
+        ("INBOX", None, "True or False"),
+        ("RELAY", 0, "True or False"),
+        *(
+            ("SCHEDULE", value, "a list of numbers above 0, one at least")
+            for value in (None, 5, [], "1", {1: 2}, [1, 0], [1, "2"], [True], [float("inf")])
+        ),
+        *(("HISTORY_DAYS", value, "a number, 0 or above") for value in (None, -1, "7", False, float("nan"))),
         ("STRICT", "False", "True, False or None"),
         ("ENABLED", 0, "True, False or None"),
         ("AUTODISCOVER", None, "True or False"),
@@ -186,6 +202,110 @@ def test_e003_a_value_of_the_wrong_kind(check: Check, key: str, value: Any, mend
 def test_e003_a_store_that_is_no_database(check: Check) -> None:
     message = the_only(check(STORE="events"), "E003")
     assert message.msg == "AEVENTS['STORE'] is 'events', which is not in DATABASES."
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let DATABASES hold another one: `events`. It cannot be opened."""
+
+    def add(engine: str = "django.db.backends.sqlite3", **keys: Any) -> None:
+        found = {"ENGINE": engine, "NAME": "/nowhere/at-all.sqlite3", "OPTIONS": {}, **keys}
+        monkeypatch.setitem(connections.settings, "events", found)
+
+    return add
+
+
+@pytest.mark.parametrize(("key", "value"), [("OUTBOX", True), ("OUTBOX", ["user-*"]), ("INBOX", True)])
+def test_e008_what_is_to_be_stored_and_cannot(check: Check, key: str, value: Any, settings: Any) -> None:
+    message = the_only(check(STORE=None, **{key: value}), "E008")
+    assert message.msg == f"AEVENTS[{key!r}] is on, but nothing can be stored: AEVENTS['STORE'] is None."
+    assert message.hint == f"Let STORE name a database, or take {key} out."
+
+    assert [m.id for m in check(STORE="nowhere", **{key: value})] == ["aevents.E003"]  # one is enough
+
+    settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "aevents"]
+    messages = {message.id: message for message in check(**{key: value})}
+    assert messages.keys() == {"aevents.E008", "aevents.W004"}
+    assert "nothing can be stored: 'aevents' is not in INSTALLED_APPS." in messages["aevents.E008"].msg
+
+
+def test_e008_where_there_is_no_database(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings, "default", {"ENGINE": "django.db.backends.dummy"})
+
+    assert check() == []
+    numbers = {message.id for message in check(OUTBOX=True, INBOX=True)}
+    assert numbers == {"aevents.E008"}
+    message = the_only(check(OUTBOX=True), "E008")
+    assert "is on, but nothing can be stored: there is no database." in message.msg
+
+
+def test_w006_a_schedule_that_lasts_longer_than_arrivals_are_remembered(check: Check) -> None:
+    day = 86_400
+    message = the_only(check(SCHEDULE=[day] * 10), "W006")
+    assert message.msg == (
+        "AEVENTS['SCHEDULE'] lasts up to 15.0 days and LIMITS['SEEN_DAYS'] is 14: a duplicate may come"
+        " when it is not known any more."
+    )
+    assert message.hint == "Make SCHEDULE shorter, or SEEN_DAYS more."
+
+    assert check(SCHEDULE=[day] * 9) == []
+    assert check(SCHEDULE=[day] * 10, LIMITS={"SEEN_DAYS": 15.5}) == []
+    the_only(check(LIMITS={"SEEN_DAYS": 4}), "W006")  # the default schedule lasts three days, or almost five
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({}, {"init_command": "PRAGMA journal_mode=WAL", "transaction_mode": "IMMEDIATE"}),
+        ({"transaction_mode": "IMMEDIATE"}, {"init_command": "PRAGMA journal_mode=WAL"}),
+        (
+            {"transaction_mode": "immediate", "init_command": "PRAGMA synchronous = NORMAL"},
+            {"init_command": "PRAGMA journal_mode=WAL"},
+        ),
+        (
+            {"transaction_mode": "EXCLUSIVE", "init_command": "PRAGMA journal_mode=DELETE"},
+            {"init_command": "PRAGMA journal_mode=WAL"},
+        ),
+        ({"init_command": "PRAGMA journal_mode=WAL"}, {"transaction_mode": "IMMEDIATE"}),
+        (
+            {"init_command": "pragma journal_mode = 'wal';", "transaction_mode": "DEFERRED"},
+            {"transaction_mode": "IMMEDIATE"},
+        ),
+        ({"init_command": "PRAGMA journal_mode(WAL)", "transaction_mode": None},
+         {"transaction_mode": "IMMEDIATE"}),
+    ],
+)  # fmt: skip
+def test_w007_an_sqlite_that_blocks_its_writers(
+    check: Check, database: Callable[..., None], options: dict[str, Any], missing: dict[str, str]
+) -> None:
+    database(OPTIONS=options)
+
+    message = the_only(check(STORE="events"), "W007")
+
+    assert message.msg == (
+        f"AEVENTS['STORE'] is 'events', an SQLite database without {' and '.join(missing.values())}:"
+        " whoever reads or writes beside a writer may fail with 'database is locked'."
+    )
+    assert message.hint == f"Write in DATABASES['events']: 'OPTIONS': {missing!r}."
+    # And what it says is the mend
+    database(OPTIONS={**options, **missing})
+    assert check(STORE="events") == []
+
+
+def test_w007_is_of_sqlite_in_files_only_and_of_the_store(
+    check: Check, database: Callable[..., None], settings: Any
+) -> None:
+    database()
+    assert check(STORE=None) == []
+    assert check(STORE="other") == []
+    for engine in ("django.db.backends.postgresql", "django.db.backends.mysql"):
+        database(engine)
+        assert check(STORE="events") == []
+    for name in (":memory:", "file:memorydb_events?mode=memory&cache=shared"):
+        database(NAME=name)
+        assert check(STORE="events") == []
+    database("django.contrib.gis.db.backends.spatialite")
+    the_only(check(STORE="events"), "W007")
 
 
 @pytest.mark.parametrize("value", [None, "http", {"http": "x"}, {"http": None}, [("http", {})]])
@@ -366,9 +486,13 @@ def test_manage_py_check_fails_with_the_message_and_says_nothing_when_all_is_wel
             [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False
         )
 
-    failed = run("{'SERVICE': 'a', 'UNSIGNED': 'accept', 'OUTBOX': True}")
+    failed = run("{'SERVICE': 'a', 'UNSIGNED': 'accept', 'BROKERS': {}}")
     assert failed.returncode != 0
-    assert "(aevents.E002) AEVENTS has an unknown key 'OUTBOX'" in failed.stderr
+    assert "(aevents.E002) AEVENTS has an unknown key 'BROKERS'" in failed.stderr
+
+    for mistake, number in (("'OUTBOX': True", "E008"), ("'SCHEDULE': [9**9]", "W006")):
+        told = run(f"{{'SERVICE': 'a', 'UNSIGNED': 'accept', {mistake}}}")
+        assert f"(aevents.{number}) AEVENTS[" in told.stderr
 
     good = run("{'SERVICE': 'a', 'UNSIGNED': 'accept', 'STORE': None}")
     assert good.returncode == 0, good.stderr

@@ -146,7 +146,7 @@ def test_the_demo_shows_every_scene_on_a_pipe_and_leaves_nothing_behind(start_de
     assert "\x1b" not in demo.text
     assert ALL_IS_WELL in demo.text
     for line in (
-        r"accounts  user-created +→ payments +\d+\.\d ms  failed +Cannot connect",
+        r"accounts  user-created +→ payments +\d+\.\d ms  parked +Cannot connect",
         r"payments  user-created +billing\.open_account +\d+\.\d ms  handled\n",
         r"payments  user-created +loyalty\.give_card +\d+\.\d ms  handled\n",
         r"payments  payment-received +→ orders, accounts +emitted +in a handler\n",
@@ -157,11 +157,11 @@ def test_the_demo_shows_every_scene_on_a_pipe_and_leaves_nothing_behind(start_de
         assert re.search(line, demo.text), line
     # and so is the summary
     assert _figures(demo.text) == {
-        "service": ["emitted", "delivered", "retried", "failed", "handled", "raised"],
-        "accounts": ["3", "4", "2", "1", "1", "0"],
-        "orders": ["3", "2", "1", "0", "3", "0"],
-        "payments": ["1", "2", "0", "0", "5", "1"],
-        "all": ["7", "8", "3", "1", "9", "1"],
+        "service": ["emitted", "delivered", "retried", "parked", "handled", "raised"],
+        "accounts": ["3", "5", "2", "1", "1", "0"],
+        "orders": ["3", "2", "0", "0", "3", "0"],
+        "payments": ["1", "2", "0", "0", "7", "1"],
+        "all": ["7", "9", "2", "1", "11", "1"],
     }
     assert sorted(demo.ports) == ["accounts", "orders", "payments"]
     demo.assert_nothing_is_left()
@@ -275,6 +275,43 @@ def test_the_demo_fails_where_an_event_is_not_handled(start_demo: StartDemo, tmp
     demo.assert_nothing_is_left()
 
 
+def test_whichever_process_is_killed_each_order_is_charged_once(start_demo: StartDemo) -> None:
+    # When each process is killed again and again
+    demo = start_demo("--crash", PYTHONDEVMODE="1")
+
+    # Then everything has come, once, and nothing is left behind
+    assert demo.wait() == 0, demo.everything
+    assert demo.stderr == ""
+    found = re.search(r"\n   emitted ([\d,]+), handled ([\d,]+), lost 0, twice 0\n", demo.text)
+    assert found is not None, demo.text
+    assert found[1] == found[2]
+    assert int(found[1].replace(",", "")) >= 200
+    killed = re.findall(r"(\w+) +killed +pid \d+", demo.text)
+    assert set(killed) == {"payments", "emitter", "worker"}
+    assert f"after {len(killed)} kills -9; charged though rolled back: 0\n" in demo.text
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.faults
+def test_the_crash_demo_fails_where_an_order_is_charged_twice(start_demo: StartDemo, tmp_path: Path) -> None:
+    # Given a handler that does everything twice
+    twice = (
+        "import aevents; tell = aevents.subscribe_to;"
+        " aevents.subscribe_to = lambda type: lambda handler:"
+        " tell(type, lambda payload: (handler(payload), handler(payload)), name='twice')"
+    )
+    path = _code_in_services(tmp_path, "crash", twice)
+
+    # When the demo runs
+    demo = start_demo("--crash", PYTHONPATH=path)
+
+    # Then it says how often, and fails
+    assert demo.wait() == 1, demo.everything
+    assert re.search(r"emitted ([\d,]+), handled \1, lost 0, twice [1-9]\d*\n", demo.text), demo.text
+    assert "Each order that was committed should have been charged once" in demo.text
+    demo.assert_nothing_is_left()
+
+
 def test_without_the_extra_one_line_says_what_to_install() -> None:
     code = (
         "import runpy, sys; sys.modules['uvicorn'] = None;"
@@ -288,7 +325,7 @@ def test_without_the_extra_one_line_says_what_to_install() -> None:
 
 def _code_in_services(folder: Path, service: str, code: str) -> str:
     """Return a PYTHONPATH with which the processes of one service run `code` when they start."""
-    settings = f"aevents.demo.{service}.settings"
+    settings = f"aevents.demo.{service}.settings"  # "crash" has both services
     (folder / "sitecustomize.py").write_text(
         f"import os\nif os.environ.get('DJANGO_SETTINGS_MODULE') == {settings!r}:\n    {code}\n"
     )

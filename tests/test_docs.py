@@ -6,12 +6,14 @@ test fails. `test_readme.py` reads the README in the same way.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import dataclasses
 import importlib
 import json
 import re
+import shlex
 import socket
 import sys
 import threading
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import trustme
 import uvicorn
 from asgiref.sync import async_to_sync
 from django.core.asgi import get_asgi_application
@@ -28,11 +31,28 @@ from django.dispatch import Signal
 from django.test import RequestFactory
 
 import aevents
-from aevents import Event, breaker, checks, emit, flush, retry, signals, subscribe_to, wire
+from aevents import (
+    Event,
+    batch,
+    breaker,
+    checks,
+    checks_of_trust,
+    emit,
+    flush,
+    replies,
+    retry,
+    signals,
+    subscribe_to,
+    wire,
+)
+from aevents.commands import VERBS
 from aevents.emission import Outcome
-from aevents.errors import Refused, Unavailable
+from aevents.errors import Again, Dead, Refused, Unavailable
+from aevents.event import Message
+from aevents.management.commands.aevents import Command
 from aevents.settings import Limits, Settings
-from tests import test_network
+from aevents.subscriptions import handlers_of
+from tests import test_network, test_tls
 from tests.pages import DOCS, ROOT, Page, Reader, ask, commands, curl, free_ports, is_shown, run, write
 from tests.peers import Peer, eventually, refusing
 from tests.process_project.running import COMMANDS
@@ -73,7 +93,8 @@ def test_the_settings_page_lists_every_system_check_and_nothing_else() -> None:
     page = Page(DOCS / "settings.md")
     listed = {_code(row[0]).removeprefix("aevents.") for row in page.tables()[3]}
 
-    assert listed == set(re.findall(r'"([EW]\d{3})"', Path(checks.__file__).read_text()))
+    code = "".join(Path(module.__file__).read_text() for module in (checks, checks_of_trust))
+    assert listed == set(re.findall(r'"([EW]\d{3})"', code))
 
 
 def test_the_settings_on_the_settings_page_pass_the_system_checks(
@@ -295,6 +316,42 @@ def test_the_page_on_events_in_handlers(notes: Any, settings: Any) -> None:
     page.assert_all_were_run()
 
 
+def test_the_page_on_the_admin_names_permissions_and_actions_that_there_are() -> None:
+    page = Page(DOCS / "admin.md")
+    rows = page.tables()[0]
+    code = (ROOT / "aevents" / "admin.py").read_text()
+
+    permissions = {_code(row[3]).removeprefix("aevents.") for row in rows}
+    assert not [name for name in permissions if f'"{name}"' not in code]
+    assert not [row[0] for row in rows if f"def {row[0].lower()}" not in code]
+    page.assert_all_were_run()
+
+
+def test_the_page_on_the_store(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(DOCS / "store.md")
+    files = page.files()
+    module: dict[str, Any] = {}
+    exec(files["accounts/settings.py"], module)  # noqa: S102 - our own page
+    settings.AEVENTS = module["AEVENTS"]
+    assert [each for each in checks.check_settings() if each.id != "aevents.W006"] == []
+    exec(files["payments/events.py"], module)  # noqa: S102 - our own page
+    assert handlers_of("user-created")[0].name == "open-account"
+    with pytest.raises(Dead):
+        module["open_account"]({"user_id": -1})
+    with pytest.raises(Again):
+        module["open_account"]({"user_id": 1, "bank": "closed"})
+
+    # Each promise names the tests that show it, and they are there.
+    shown = [row[1] for row in page.tables()[1]]
+    assert len(shown) >= 12
+    for text in shown:
+        file, *tests = re.findall(r"`([^`]+)`", text)
+        code = (ROOT / "tests" / file).read_text()
+        assert tests
+        assert not [name for name in tests if f"def {name}(" not in code], text
+    page.assert_all_were_run()
+
+
 def test_the_tests_on_the_page_on_testing_pass(tmp_path: Path) -> None:
     page = Page(DOCS / "testing.md")
     files = page.files()
@@ -416,7 +473,27 @@ def test_the_commands_of_the_wire_page_get_the_answers_it_shows(settings: Any) -
             for command, shown in commands(page.next("console")):
                 _, real = curl(command.replace("http://127.0.0.1:8002/events/", url))
                 assert is_shown(shown, real), real
+    page.next("http")  # the test below
+    page.next("json")
     page.assert_all_were_run()
+
+
+def test_the_wire_page_shows_the_batch_to_the_byte(settings: Any) -> None:
+    page = Page(DOCS / "wire.md")
+    page.next("http")
+    head, _, body = page.next("http").text.partition("\n\n")
+    _, *headers = head.splitlines()
+    shown = {name: value for name, _, value in (header.partition(": ") for header in headers)}
+    settings.AEVENTS = {"SERVICE": "mailer", "UNSIGNED": "accept", "STORE": None, "ENABLED": True}
+    (event,) = batch.decode(Message(shown, body.strip().encode()))
+    assert isinstance(event, Event)
+    assert batch.encode([event]).body == body.strip().encode()
+    assert list(wire.stamp(batch.encode([event]))) == list(shown)
+
+    # And the answer to one that waits for its turn in vain
+    (listed,) = json.loads(page.next("json").text)["events"]
+    detail = replies.given_back(event, "it was not its turn in time")
+    assert batch.verdict(event.id, detail) == listed
 
 
 def test_the_wire_page_lists_the_answers_that_there_are(settings: Any) -> None:
@@ -436,7 +513,9 @@ def test_the_wire_page_lists_the_answers_that_there_are(settings: Any) -> None:
         ]
         settings.AEVENTS = {**settings.AEVENTS, "UNSIGNED": "refuse"}
         real.append(ask(url, _body("good"), **content))
-        settings.AEVENTS = {**settings.AEVENTS, "UNSIGNED": "accept"}
+        settings.AEVENTS = {**settings.AEVENTS, "UNSIGNED": "accept", "SENDERS": {"good": ["payments"]}}
+        real.append(ask(url, _body("good"), **content))
+        settings.AEVENTS = {**settings.AEVENTS, "SENDERS": {}}
         real += [
             ask(url),
             ask(url, "x" * (Limits.BODY_BYTES + 1), **content),
@@ -463,6 +542,11 @@ def test_the_servers_page_shows_an_application_and_names_every_server_that_is_te
 ) -> None:
     page = Page(DOCS / "servers.md")
     (code,) = page.files().values()
+    title, *options = page.next("ini").text.splitlines()
+    assert title == "[uwsgi]"
+    for option in options:  # what the page says is what is tested
+        words = "--" + option.replace(" = ", "=", 1).removesuffix("=true")
+        assert words in COMMANDS["uWSGI"]
     page.assert_all_were_run()
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "tests.settings")
     names: dict[str, Any] = {}
@@ -490,6 +574,36 @@ def test_the_servers_page_shows_an_application_and_names_every_server_that_is_te
 
 
 SERVER_WORDS = {"uvicorn", "granian", "ASGI", "WSGI", "gunicorn", "gthread", "sync", "gevent", "runserver"}
+SERVER_WORDS |= {"uWSGI", "threads"}
+
+
+def test_the_tls_page_s_settings_pass_the_checks_and_its_servers_are_those_that_are_tested(
+    settings: Any, tmp_path: Path
+) -> None:
+    page = Page(DOCS / "tls.md")
+    ca = trustme.CA()
+    ours = ca.issue_cert("accounts@example")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ours.cert_chain_pems[0].write_to_path(tmp_path / "client.crt")
+    ours.private_key_pem.write_to_path(tmp_path / "client.key")
+    (code,) = page.files().values()
+    module: dict[str, Any] = {}
+
+    exec(code, module)  # noqa: S102 - our own page
+    settings.AEVENTS = module["AEVENTS"]
+    assert {message.id for message in checks.check_settings()} == {"aevents.E009"}
+    exec(code.replace("/run/tls", str(tmp_path)), module)  # noqa: S102 - our own page
+    settings.AEVENTS = module["AEVENTS"]
+    assert checks.check_settings() == []
+
+    for server in ("uvicorn", "gunicorn"):
+        ((command, _),) = commands(page.next("console"))
+        program, _, *options = shlex.split(command)
+        assert program == server
+        tested = [option.format(folder="/run/tls") for option in test_tls.OPTIONS[server]]
+        assert options[-len(tested) :] == tested
+    page.next("nginx")  # which is not here
+    page.assert_all_were_run()
 
 
 def test_the_processes_page_shows_what_celery_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,6 +626,35 @@ def test_the_processes_page_shows_what_celery_needs(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(names, "flush", lambda timeout_s: flushed.append(timeout_s))
     receivers[0](sender=None, pid=1, exitcode=0)
     assert flushed == [5]
+
+
+# ------------------------------------------------------------------- the command, and the runbook
+
+
+def test_the_page_on_the_command_has_every_verb_with_its_options_and_nothing_else() -> None:
+    text = Page(DOCS / "commands.md").text
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+    assert list(sections) == list(VERBS)
+    for name, verb in VERBS.items():
+        parser = argparse.ArgumentParser(add_help=False)
+        verb.add_arguments(parser)
+        listed = re.findall(r"^\| `(--[\w-]+)` \|", sections[name], re.MULTILINE)
+        assert sorted(listed) == sorted(
+            option for action in parser._actions for option in action.option_strings
+        )
+
+
+@pytest.mark.parametrize("page", [Page(DOCS / "commands.md"), Page(DOCS / "runbook.md")])
+def test_each_command_on_the_pages_on_the_command_is_one(page: Page) -> None:
+    parser = Command().create_parser("manage.py", "aevents")
+    shown = re.findall(r"`(?:python )?manage\.py aevents ?([^`]*)`", page.text.replace("\n", " "))
+
+    assert shown
+    for words in shown:
+        if words != "--help" and not words.endswith(" --help"):
+            parser.parse_args(shlex.split(words))
+    page.assert_all_were_run()
 
 
 # ------------------------------------------------------------------------------------- all the pages
@@ -546,7 +689,7 @@ def test_the_faults_on_the_page_are_those_that_are_tested() -> None:
 
 def test_the_reference_names_all_that_is_public() -> None:
     reference = Page(DOCS / "reference.md").text
-    named = set(re.findall(r"^\.\. auto(?:function|class):: (\w+)$", reference, re.MULTILINE))
+    named = set(re.findall(r"^\.\. auto(?:function|class|exception):: (\w+)$", reference, re.MULTILINE))
 
     assert named | {"InvalidEvent"} == set(aevents.__all__)  # InvalidEvent stands among the errors
 
@@ -560,5 +703,4 @@ def test_the_reference_names_every_signal() -> None:
 def test_the_outcomes_on_the_pages_are_those_that_there_are() -> None:
     rows = Page(DOCS / "errors-and-retries.md").tables()[0]
 
-    # "parked" needs a store, which is not there yet.
-    assert {_code(row[0]) for row in rows} == {*get_args(Outcome)} - {"parked"}
+    assert {_code(row[0]) for row in rows} == {*get_args(Outcome)}

@@ -777,6 +777,8 @@ def test_emit_waits_no_longer_than_a_call_may_take(fleet: Fleet) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert sorted(aevents.__all__) == [
+        "Again",
+        "Dead",
         "Emission",
         "Event",
         "InvalidEvent",

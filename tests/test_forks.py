@@ -18,7 +18,7 @@ from django.db import transaction
 
 from aevents import Emission, aemit, emit, flush
 from aevents.loops import why_no_threads
-from tests.peers import Fleet, Peer
+from tests.peers import Exchange, Fleet, Peer
 from tests.process_project.running import Done, run
 
 
@@ -75,14 +75,30 @@ def test_workers_of_a_prefork_pool_that_flush_before_they_leave_lose_nothing() -
 
 @pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.soak)])
 def test_children_of_multiprocessing_send_what_they_emit_without_a_flush(method: str) -> None:
-    # They leave by os._exit, and no atexit callback is called
-    with Peer() as peer:
+    # By fork and forkserver they leave by os._exit, and no atexit callback is called; by spawn it is
+    last = [1, 24, 25]  # what is handed over right before a child leaves
+    refused: list[str] = []
+
+    async def wants_the_last_in_a_second(exchange: Exchange) -> None:
+        request = exchange.request
+        if request.payload["n"] in last and request.id not in refused:
+            refused.append(request.id)
+            await exchange.answer(503, retry_after="1")
+        else:
+            await exchange.answer(200)
+
+    with Peer(wants_the_last_in_a_second) as peer:
         done = run("tests.process_project.forking", method, url=peer.url, EXIT_S=20)
 
+        # Then the children have waited for that, and everything else has arrived once
         assert (done.errors, done.printed) == ([], ["0 ['delivered']"])
+        assert len(refused) == 3
         of_the_parent = [0] if method == "fork" else []
         of_the_children = [1, *range(10, 16), *range(20, 26)]
-        assert sorted(p["n"] for p in peer.payloads) == of_the_parent + of_the_children
+        arrived = Counter(request.id for request in peer.requests)
+        assert arrived == Counter({**dict.fromkeys(arrived, 1), **dict.fromkeys(refused, 2)})
+        numbers = sorted(p["n"] for p in peer.payloads)
+        assert numbers == sorted(of_the_parent + of_the_children + last)
 
 
 def test_a_fork_waits_until_no_name_is_looked_up() -> None:

@@ -87,13 +87,15 @@ class Load:
 
 
 HEALTHY = ("well-1", "well-2")
+FIVE = (*HEALTHY, "well-3", "well-4", "well-5")
 
 
 def under_load(*phases: tuple[str, float], **limits: float) -> Load:
-    """Emit from 64 threads and 256 tasks in a process of its own: `well` to the healthy, `all` to all."""
+    """Emit from 64 threads and 256 tasks in a process of its own: `well` to the healthy, `all` to those
+    and to three others, `five` to five that are healthy.
+    """
     behaviours = {
-        "well-1": answers(),
-        "well-2": answers(),
+        **{name: answers() for name in FIVE},
         "hangs": hangs,
         "resets": resets(),
         "slow": answers_after(1.0),
@@ -106,7 +108,11 @@ def under_load(*phases: tuple[str, float], **limits: float) -> Load:
             "AEVENTS": {
                 "SERVICE": "emitter",
                 "SERVICES": {name: peer.url for name, peer in peers.items()},
-                "SUBSCRIPTIONS": {"well": HEALTHY, "all": list(peers)},
+                "SUBSCRIPTIONS": {
+                    "well": HEALTHY,
+                    "five": FIVE,
+                    "all": [*HEALTHY, "hangs", "resets", "slow"],
+                },
                 "LIMITS": {"EXIT_S": 0.1, **limits},
             },
             "threads": 64,
@@ -151,8 +157,10 @@ def assert_it_was_borne(load: Load) -> None:
 def test_healthy_services_keep_their_rate_beside_those_that_hang_reset_and_dawdle() -> None:
     load = under_load(
         ("well", 1.5),
+        ("five", 1.5),
         ("all", 2.0),  # until it is known who is slow: a call's time
         ("all", 2.0),
+        ("five", 1.5),
         ("well", 1.0),
         CALL_S=1.5,
         ATTEMPT_S=3.0,
@@ -160,21 +168,22 @@ def test_healthy_services_keep_their_rate_beside_those_that_hang_reset_and_dawdl
     )
 
     assert_it_was_borne(load)
-    alone, _, beside, afterwards = [phase["calls_a_second"] for phase in load.phases]
-    # A call to all does more work than one to the healthy; a call that waited for them would be at 1/50.
-    assert beside > alone / 5
+    alone, before, _, beside, after, afterwards = [phase["calls_a_second"] for phase in load.phases]
+    # Three that are ill cost no more than twice what three more healthy ones do; a call that waited for them
+    # would be at 1/50. Before and after, as other work on the machine may begin or end meanwhile.
+    assert beside >= 0.5 * min(before, after)
     assert afterwards > alone / 5
 
 
 @pytest.mark.soak
 def test_healthy_services_keep_their_rate_for_long_and_within_the_default_limits() -> None:
     seconds = float(os.environ.get("AEVENTS_SOAK_S", "60"))
-    load = under_load(("well", 5.0), ("all", 15.0), ("all", seconds), ("well", 5.0))
+    load = under_load(("well", 5.0), ("five", 5.0), ("all", 15.0), ("all", seconds), ("well", 5.0))
 
     print(json.dumps({"phases": load.phases, **load.end}, indent=1))
     assert_it_was_borne(load)
-    alone, _, beside, afterwards = [phase["calls_a_second"] for phase in load.phases]
-    assert beside > alone / 4
+    alone, five, _, beside, afterwards = [phase["calls_a_second"] for phase in load.phases]
+    assert beside >= 0.5 * five
     assert afterwards > alone / 4
 
 
@@ -210,6 +219,7 @@ settings.configure(
         "SERVICE": "emitter", "SERVICES": services,
         "SUBSCRIPTIONS": {name: [name] for name in services},
         "LIMITS": {"EXIT_S": 0.01, "ATTEMPT_S": 100},
+        "STORE": None,
     },
 )
 import django

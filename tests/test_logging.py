@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from django.test import AsyncClient
 
-from aevents import aemit, emit, emit_many, log, receiver, signals, subscribe_to
+from aevents import Again, Dead, aemit, emit, emit_many, log, receiver, signals, subscribe_to
 from aevents.answer import Answer
 from aevents.event import Event, Message, new_id
 from aevents.transports.memory import MemoryTransport
 from aevents.transports.rehearsal import Mailbox
 from aevents.wire import encode
+from tests.ledger import Ledger
 from tests.peers import Peer, answers, answers_raw, eventually, refusing
 
 Configure = Callable[..., None]
@@ -140,6 +141,20 @@ _PLAIN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
             {"service": "payments", "attempts": 3, "elapsed_s": 0.9, "error": "refused", "outcome": "failed"},
         ),
         (
+            signals.delivery_failed,
+            {"service": "payments", "attempts": 3, "elapsed_s": 0.9, "error": "refused", "outcome": "parked"},
+            "INFO",
+            "Parked order-placed 0190-id for payments after 3 tries, to be tried again: refused",
+            {"service": "payments", "attempts": 3, "elapsed_s": 0.9, "error": "refused", "outcome": "parked"},
+        ),
+        (
+            signals.delivery_dead,
+            {"target": "payments", "attempts": 16, "error": "refused"},
+            "ERROR",
+            "Dead letter order-placed 0190-id for payments after 16 tries, kept and can be replayed: refused",
+            {"target": "payments", "attempts": 16, "error": "refused", "outcome": "dead"},
+        ),
+        (
             signals.event_received,
             {"handlers": ("a.b", "c.d")},
             "DEBUG",
@@ -173,6 +188,13 @@ _PLAIN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
             "ERROR",
             "The handler a.b failed for order-placed 0190-id at try 2",
             {"handler": "a.b", "elapsed_s": 0.5, "outcome": "failed", "attempts": 2},
+        ),
+        (
+            signals.handler_deferred,
+            {"handler": "a.b", "elapsed_s": 0.5, "in_s": 2.0},
+            "INFO",
+            "The handler a.b wants order-placed 0190-id again in 2.0 s",
+            {"handler": "a.b", "elapsed_s": 0.5, "outcome": "deferred", "attempts": 2, "in_s": 2.0},
         ),
     ],
 )
@@ -269,6 +291,59 @@ def test_tries_that_fail_are_told_and_the_end_too(
     assert line.endswith("): answered 500: 'out of ink'")
     assert end.startswith("Lost order-placed ")
     assert end.endswith(": not delivered to down after 2 tries: answered 500: 'out of ink'")
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_what_is_parked_is_told_at_info_and_a_dead_letter_at_error(
+    configure: Configure, caplog: pytest.LogCaptureFixture, serve: Callable[..., Mailbox], ledger: Ledger
+) -> None:
+    configure(
+        SERVICES={"down": "memory://down"},
+        SUBSCRIPTIONS={"order-placed": ["down"]},
+        LIMITS={"TRIES": 1},
+        STORE=ledger.alias,
+    )
+    serve("down", Answer(500, {}), Answer(410, {"detail": "no more of that"}))
+    caplog.set_level(logging.INFO, "aevents")
+
+    assert emit("order-placed", {}).results[0].outcome == "parked"
+    assert emit("order-placed", {}).results[0].outcome == "failed"
+
+    (first, parked), (second, dead) = lines(caplog)
+    assert (first, second) == ("INFO", "ERROR")
+    assert parked.startswith("Parked order-placed ")
+    assert parked.endswith(" for down after 1 tries, to be tried again: answered 500")
+    assert dead.startswith("Dead letter order-placed ")
+    assert dead.endswith(" for down after 1 tries, kept and can be replayed: answered 410: 'no more of that'")
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_a_handler_that_comes_again_or_gives_up_has_no_traceback_in_the_log(
+    configure: Configure, caplog: pytest.LogCaptureFixture, ledger: Ledger
+) -> None:
+    configure(STORE=ledger.alias)
+    caplog.set_level(logging.INFO, "aevents")
+
+    def waits(payload: Any) -> None:
+        raise Again(60)
+
+    def gives_up(payload: Any) -> None:
+        raise Dead("no such order")
+
+    subscribe_to("order-placed", waits, name="waits", atomic=False)
+    subscribe_to("order-placed", gives_up, name="gives_up", atomic=False)
+    answer = asyncio.run(receiver.receive(encode(EVENT), peer="", at_home=True))
+
+    assert answer.status == 202
+    assert sorted(lines(caplog)) == [
+        (
+            "ERROR",
+            "Dead letter order-placed 0190-id for gives_up after 1 tries, kept and can be replayed:"
+            " Dead: no such order",
+        ),
+        ("INFO", "The handler waits wants order-placed 0190-id again in 60.0 s"),
+    ]
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_on_most_days_nothing_is_logged_above_debug(

@@ -153,6 +153,7 @@ def status(number: int) -> Callable[[], Peer]:
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 LONG = b"content-length: 100\r\n\r\n"
+PACKED = gzip.compress(b'{"status":"unhandled"}', mtime=0)  # a verdict, if anybody unpacked it
 
 CASES = {
     # No connection
@@ -200,7 +201,7 @@ CASES = {
         lambda: Peer(Floods(b"a=b;" * 1000, head=HEAD + b"transfer-encoding: chunked\r\n\r\n5;"))
     ),
     "200 packed with gzip": delivered(
-        raw(HEAD + b"content-encoding: gzip\r\ncontent-length: 20\r\n\r\n" + gzip.compress(b"", mtime=0))
+        raw(HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(PACKED) + PACKED)
     ),
     "200 and then garbage": delivered(raw(OK + b"\x00\xff" * 500)),
     "200 twice": delivered(raw(OK + OK)),
@@ -573,6 +574,35 @@ def test_tls_to_a_plain_port_heals_slowly(emitted: Emitting, fleet: Fleet) -> No
 
         assert (rude.outcome, rude.attempts, fine.outcome) == ("failed", 1, "delivered")
         assert "ClientConnectorSSLError" in str(rude.error)
+
+
+def test_a_name_that_is_looked_up_for_ever_takes_too_long_and_delays_no_other(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, ended = socket.getaddrinfo, threading.Event()
+
+    def hangs_for_some(host: Any, *given: Any, **named: Any) -> Any:
+        if str(host).endswith(".example"):
+            ended.wait(60)
+        return look_up(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs_for_some)
+    slow = {f"slow-{n}": f"http://slow-{n}.example/" for n in range(20)}
+    try:
+        with Peer() as peer:
+            fleet(
+                **slow,
+                well=peer.url.replace("127.0.0.1", "localhost"),
+                LIMITS={"TRIES": 1, "CONNECT_S": 0.3, "CALL_S": 20.0},
+                SUBSCRIPTIONS={"noted": list(slow), "healthy": ["well"]},
+            )
+            began = time.monotonic()
+            results = emit("noted", {}).results
+            assert {r.outcome for r in results} == {"failed"}
+            assert time.monotonic() - began < 10  # ATTEMPT_S
+            assert emit("healthy", {}).delivered
+    finally:
+        ended.set()
 
 
 @both_ways

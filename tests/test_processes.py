@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ SERVERS = [
     "gunicorn gthread",
     "gunicorn with uvicorn workers",
     pytest.param("gunicorn sync", marks=pytest.mark.soak),
+    pytest.param(
+        "uWSGI",
+        marks=pytest.mark.skipif(find_spec("pyuwsgi") is None, reason="there is no wheel of pyuwsgi here"),
+    ),
 ]
 
 
@@ -80,6 +85,22 @@ def test_a_service_emits_and_receives_and_a_stop_leaves_nothing_undone(server: s
         assert len(set(ids_of(peer))) == len(ids_of(peer)) == 11
         assert unwanted_in(printed) == []
         assert "Lost" not in printed
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_what_is_owed_when_a_server_is_told_to_stop_still_arrives(server: str) -> None:
+    # Given a peer that wants the event in a second: it is owed, and nobody waits for it
+    with Peer(answers(503, retry_after="1"), answers()) as peer, serving(server, peer, EXIT_S=20) as service:
+        assert service.get("hand-over/1")[1]["outcome"] == "queued"
+        peer.wait_for(1)
+
+        printed = service.stop()
+
+        # Then it has arrived before the process has ended
+        assert len(ids_of(peer)) == 2
+        assert len(set(ids_of(peer))) == 1
+        assert "Lost" not in printed
+        assert unwanted_in(printed) == []
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -276,6 +297,19 @@ def test_runserver_emits_receives_reloads_and_ends_at_ctrl_c(tmp_path: Path) -> 
 def test_under_gevent_an_emit_fails_by_name_and_the_server_ends() -> None:
     with Peer() as peer, serving("gunicorn gevent", peer) as service:
         why = "the courier does not run: gevent has patched the threads of this process"
+        for view in ("emit", "aemit"):
+            status, content = service.get(f"{view}/1")
+            assert (status, content["outcome"], content["error"]) == (200, "failed", why)
+        assert service.tell("asked", n=2)[0] == 503
+
+        assert why in service.stop()
+        assert peer.requests == []
+
+
+def test_under_uwsgi_without_threads_an_emit_fails_by_name_and_the_server_ends() -> None:
+    pytest.importorskip("pyuwsgi", reason="there is no wheel of pyuwsgi here")
+    why = "the courier does not run: uWSGI runs without threads: set enable-threads = true"
+    with Peer() as peer, serving("uWSGI without threads", peer) as service:
         for view in ("emit", "aemit"):
             status, content = service.get(f"{view}/1")
             assert (status, content["outcome"], content["error"]) == (200, "failed", why)

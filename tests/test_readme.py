@@ -31,7 +31,13 @@ USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "{name}.urls"
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "{name}"]
-DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": "{name}.sqlite3"}}}}
+DATABASES = {{
+    "default": {{
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": "{name}.sqlite3",
+        "OPTIONS": {{"init_command": "PRAGMA journal_mode=WAL", "transaction_mode": "IMMEDIATE"}},
+    }}
+}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 """
 _MODEL = """
@@ -66,12 +72,11 @@ name, port = sys.argv[1:]
 os.environ["DJANGO_SETTINGS_MODULE"] = f"{name}.settings"
 django.setup()
 
-from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 
 call_command("check", fail_level="WARNING")
 call_command("migrate", run_syncdb=True, verbosity=0)
-uvicorn.run(get_asgi_application(), port=int(port))
+uvicorn.run(f"{name}.asgi:application", port=int(port))
 """,
 }
 
@@ -87,8 +92,9 @@ def folder(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> P
     """The README's files, and for the other services the settings of the first under their own name."""
     folder = tmp_path_factory.mktemp("readme")
     files = Page(README).files()
-    shown = files.pop("accounts/settings.py")
+    shown, served = files.pop("accounts/settings.py"), files.pop("accounts/asgi.py")
     for name in NAMES:
+        files[f"{name}/asgi.py"] = served.replace("accounts", name)
         files[f"{name}/settings.py"] = _SETTINGS.format(name=name) + shown.replace(
             '"accounts"', f'"{name}"', 1
         )
@@ -159,6 +165,7 @@ def test_every_block_is_run() -> None:
 
     # Imported by the services above or run as their tests:
     assert page.files().keys() == {
+        "accounts/asgi.py",
         "accounts/settings.py",
         "accounts/tests.py",
         "accounts/views.py",
@@ -171,19 +178,20 @@ def test_every_block_is_run() -> None:
         "payments/urls.py",
     }
     # Below:
-    for _ in range(3):
+    for _ in range(4):
         page.next("console")
     page.assert_all_were_run()
 
 
 def test_its_commands_are_those_of_the_project() -> None:
-    # They need a package index, so they are not run here: `.ci/run` runs the second one on a fresh
+    # They need a package index, so they are not run here: `.ci/run` runs the third one on a fresh
     # machine, and the demo has tests of its own. What they name must be there.
     page = Page(README)
-    demo, checks, install = (page.next("console").text for _ in range(3))
+    demo, crash, checks, install = (page.next("console").text for _ in range(4))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert shlex.split(demo) == ["$", "pip", "install", ".[demo]", "&&", "python", "-m", "aevents.demo"]
+    assert shlex.split(crash) == ["$", "python", "-m", "aevents.demo", "--crash"]
     assert {"rich", "uvicorn"} == {name.split(">")[0] for name in project["optional-dependencies"]["demo"]}
     assert importlib.util.find_spec("aevents.demo.__main__")
     assert checks == "$ pip install tox && tox"

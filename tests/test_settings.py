@@ -28,6 +28,11 @@ def test_what_is_not_set_has_its_default() -> None:
         SUBSCRIPTIONS={},
         UNSIGNED=None,
         STORE="default",
+        OUTBOX=False,
+        INBOX=False,
+        RELAY=True,
+        SCHEDULE=(1, 5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800, *[43200] * 5),
+        HISTORY_DAYS=0,
         STRICT=None,
         ENABLED=None,
         AUTODISCOVER=True,
@@ -42,6 +47,9 @@ def test_without_aevents_in_the_settings_all_is_default(settings: Any) -> None:
 
 
 def test_what_is_set_is_taken() -> None:
+    keys = {"OUTBOX": ["user-*"], "SCHEDULE": [0.5], "HISTORY_DAYS": 0.5}
+    with override_settings(AEVENTS=keys):
+        assert (conf().OUTBOX, conf().SCHEDULE, conf().HISTORY_DAYS) == (["user-*"], [0.5], 0.5)
     with override_settings(AEVENTS={"SERVICE": "shop", "STORE": None, "LIMITS": {"CALL_S": 1.5, "TRIES": 7}}):
         assert conf().SERVICE == "shop"
         assert conf().STORE is None
@@ -66,12 +74,28 @@ def test_any_mapping_will_do() -> None:
         {"LIMITS": {"TRIES": "3"}},
         {"LIMITS": {"TRIES": 0, "CALL_S": -1, "WAITING": True, "EXIT_S": float("nan"), "X": 1}},
         {"LIMITS": {"CALL_S": float("inf")}},
+        *({"SCHEDULE": value} for value in (None, 5, [], "1", [1, 0], [1, "2"], [float("nan")], {1: 2})),
+        *({"HISTORY_DAYS": value} for value in (None, -1, "7", True, float("inf"), [7])),
+        *({"OUTBOX": value} for value in (None, 0, "", {})),
+        *({"STORE": value} for value in (7, ["default"], {"default": 1}, True)),
     ],
     ids=str,
 )
 def test_what_is_wrong_is_the_checks_affair_and_breaks_nothing(wrong: Any) -> None:
     with override_settings(AEVENTS=wrong):
         assert conf() == Settings()
+
+
+@pytest.mark.parametrize("value", [7, "user-created", [7], ["user-created", None], {"user-created": True}])
+def test_an_outbox_of_the_wrong_kind_is_on_for_all(value: Any) -> None:
+    with override_settings(AEVENTS={"OUTBOX": value}):
+        assert conf().OUTBOX is True
+
+
+@pytest.mark.parametrize("value", [False, 0, [], {}])
+def test_a_store_that_is_switched_off_in_the_wrong_way_is_none(value: Any) -> None:
+    with override_settings(AEVENTS={"STORE": value}):
+        assert conf().STORE is None
 
 
 # Live

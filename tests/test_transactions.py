@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
-from aevents import aemit, dispatcher, emit, emit_many, flush, subscribe_to, suppressed
+from aevents import aemit, dispatcher, emit, emit_many, flush, subscribe_to, suppressed, tables
 from tests.peers import Fleet, Peer, hangs
 from tests.project.models import Note
 
@@ -444,7 +444,9 @@ def test_emit_behind_async_to_sync_knows_the_callers_transaction_only_in_the_cal
 # One's own handlers
 
 
-def test_what_a_handler_emits_waits_for_the_handlers_own_transaction(fleet: Fleet) -> None:
+def test_what_a_handler_emits_waits_for_the_handlers_own_transaction(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def first(payload: Any) -> None:
         Note.objects.create(text="from the handler")
         emit("answered", {"n": 1})
@@ -457,7 +459,10 @@ def test_what_a_handler_emits_waits_for_the_handlers_own_transaction(fleet: Flee
             payments=peer,
             SUBSCRIPTIONS={"asked": ["tests"], "answered": ["payments"]},
             LIMITS={"HANDLER_THREADS": 1},
+            STORE="default",
         )
+        # No tables here to keep what the handler still owes: its failure comes back to the emitter.
+        monkeypatch.setattr(tables, "why_not", lambda: "there are no tables")
 
         failed = emit("asked", {"fails": True})
         assert not failed.ok

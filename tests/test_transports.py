@@ -32,6 +32,7 @@ from aevents.transports.rehearsal import Mailbox, Receiver, outcome
 
 
 class TestMemory(TransportContract):
+    can_send_batches = True
     good_urls = ("memory://orders", "memory://orders/x")
     bad_urls = ("memory://user:s3cret@[", "memory://", "orders")
 
@@ -71,6 +72,7 @@ class TestLocal(TransportContract):
 
 
 class TestHttp(TransportContract):
+    can_send_batches = True
     good_urls = (
         "http://orders.internal/events/",
         "https://orders.internal:8443/events/?a=b",

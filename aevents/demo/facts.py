@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Fact:
     """One thing that happened.
 
-    `what`: emitted, delivered, retried, failed (to be delivered), handled, raised (a handler did),
-    unhandled, duplicate; started, ended, answered, interrupted. `event` is a type, or a path;
+    `what`: emitted, delivered, retried, parked, failed (to be delivered), handled, raised (a handler did),
+    unhandled, duplicate; started, killed, ended, answered, interrupted. `event` is a type, or a path;
     `who` the service it went to, the handler, or the answer.
     """
 

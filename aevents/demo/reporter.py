@@ -43,8 +43,8 @@ def _delivered(event: Event, service: str, attempts: int, elapsed_s: float, verd
 
 
 def _not_delivered(event: Event, service: str, elapsed_s: float, error: str, outcome: str, **_: Any) -> None:
-    if outcome == "failed":
-        report("failed", event.type, service, elapsed_s, error)
+    if outcome in ("failed", "parked"):
+        report(outcome, event.type, service, elapsed_s, error)
     else:
         report("retried", event.type, service, elapsed_s, f"{outcome}: {error}")
 

@@ -15,13 +15,15 @@ import uvicorn
 
 import aevents
 from aevents.demo.client import Request, send
+from aevents.demo.crash.play import Crash
 from aevents.demo.facts import Fact
-from aevents.demo.fleet import NAMES, Fleet
+from aevents.demo.fleet import Fleet
 from aevents.demo.screen import Screen
 from aevents.demo.story import SCENES, Scene
 from aevents.demo.watch import Interrupted, Watch, WentWrong
 
 _READ_S = 0.5  # for reading a scene's title, on a terminal
+_VERSIONS = f"aevents {aevents.__version__}, Django {django.__version__}, uvicorn {uvicorn.__version__}"
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -31,13 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m aevents.demo", description="Three Django services that tell each other what happens."
     )
     parser.add_argument("--serve", action="store_true", help="keep the services running until Ctrl-C")
+    parser.add_argument(
+        "--crash", action="store_true", help="kill -9 each process of two services, and count what is lost"
+    )
     options = parser.parse_args(arguments)
     facts: queue.SimpleQueue[Fact] = queue.SimpleQueue()
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: _interrupt(facts, number))
     try:
         with tempfile.TemporaryDirectory(prefix="aevents-demo-", ignore_cleanup_errors=True) as folder:
-            return _Demo(Path(folder), facts).run(serve=options.serve)
+            return _Demo(Path(folder), facts).run(serve=options.serve, crash=options.crash)
     except Interrupted as interrupted:
         return 128 + interrupted.number
 
@@ -51,11 +56,11 @@ class _Demo:
         self._watch = Watch(self._facts, self._screen.fact)
         self._fleet = Fleet(folder, self._facts)
 
-    def run(self, *, serve: bool) -> int:
+    def run(self, *, serve: bool = False, crash: bool = False) -> int:
         began = time.monotonic()
         try:
             with self._screen:
-                return self._run(serve, began)
+                return self._crash() if crash else self._run(serve, began)
         except WentWrong as error:
             self._explain(error)
             return 1
@@ -65,11 +70,13 @@ class _Demo:
         finally:
             self._fleet.stop()
 
+    def _crash(self) -> int:
+        self._screen.say(f"{_VERSIONS}: two services, each with a SQLite file of its own.")
+        Crash(self._fleet, self._screen, self._facts).play()
+        return 0
+
     def _run(self, serve: bool, began: float) -> int:
-        self._screen.say(
-            f"aevents {aevents.__version__}, Django {django.__version__}, uvicorn {uvicorn.__version__}:"
-            " three services, each a process with a SQLite file of its own."
-        )
+        self._screen.say(f"{_VERSIONS}: three services, each a process with a SQLite file of its own.")
         for scene in SCENES:
             self._play(scene)
         if not serve:
@@ -123,7 +130,7 @@ class _Demo:
 
     def _explain(self, error: WentWrong) -> None:
         self._screen.say(f"\nThe demo went wrong.\n{error}", "bold red")
-        for name in NAMES if error.service is None else (error.service,):
+        for name in self._fleet.names if error.service is None else (error.service,):
             tail = self._fleet.log_tail(name)
             if tail:
                 self._screen.say(f"\nThe last lines of {name}:\n{tail}")

@@ -25,14 +25,16 @@ _OUTCOMES = {
     "emitted": "blue",
     "failed": "bold red",
     "handled": "green",
+    "killed": "bold red",
+    "parked": "yellow",
     "raised": "bold red",
     "retried": "yellow",
     "started": "green",
     "unhandled": "dim",
 }
-_COLUMNS = ("emitted", "delivered", "retried", "failed", "handled", "raised")
+_COLUMNS = ("emitted", "delivered", "retried", "parked", "handled", "raised")
 _DETAIL_COLUMN = 19
-_TO_A_SERVICE = ("emitted", "delivered", "retried", "failed")
+_TO_A_SERVICE = ("emitted", "delivered", "retried", "parked", "failed")
 
 
 class Screen:
@@ -105,6 +107,10 @@ class Screen:
         self._console.print()
         self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
+    def progress(self, text: str) -> None:
+        """Show how it stands, in the last line of a terminal."""
+        self._status.update(Text(text, style="dim"))
+
     def say(self, text: str, style: str = "") -> None:
         """Show a sentence, or several lines."""
         self._console.print(Text(text, style=style), soft_wrap=True)
@@ -118,7 +124,7 @@ class Screen:
 
     def _show_counts(self) -> None:
         counts = ", ".join(f"{self._counted[what]} {what}" for what in _COLUMNS)
-        self._status.update(Text(counts, style="dim"))
+        self.progress(counts)
 
 
 def _what_went_where(fact: Fact) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 
 import django
 import uvicorn
@@ -40,14 +41,23 @@ def serve() -> None:
             timeout_graceful_shutdown=3,
         )
     )
-    threading.Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    at_end_of_stdin(stop)
     server.run()
 
 
-def _stop_at_end_of_stdin(server: Server) -> None:
-    while os.read(0, 1024):
-        pass
-    server.should_exit = True
+def at_end_of_stdin(call: Callable[[], None]) -> None:
+    """Call it, in another thread, when the runner closes stdin or is no more."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        call()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

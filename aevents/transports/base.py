@@ -7,19 +7,31 @@ the one to read first.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from aevents.answer import Receipt
-from aevents.event import Message
+from aevents.errors import DeliveryError
+from aevents.event import Event, Message
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A service or broker by its name, and the address it is reached at."""
+    """A service or broker by its name, the address it is reached at, and how it wants to be spoken to."""
 
     name: str
     url: str = field(repr=False)  # it may hold credentials
+    keys: tuple[bytes, ...] = field(default=(), repr=False)  # that sign, newest first; none: unsigned
+    format: str = ""  # "cloudevents", or ours
+    ca: str = ""  # a file of certificates that vouch for it, in place of the system's
+    cert: tuple[str, ...] = ()  # the files of our own certificate and, unless it is in the same one, its key
+    mistake: str = ""  # why nothing may be sent to it before the settings are mended
+
+    @classmethod
+    def unknown(cls, name: str) -> Destination:
+        """Return the destination of a name that the settings do not know, or not yet."""
+        return cls(name, "", mistake=f"{name!r} is not in AEVENTS['SERVICES']")
 
 
 class Transport(ABC):
@@ -27,6 +39,9 @@ class Transport(ABC):
 
     It is shared by all destinations of its schemes and called for many messages at once.
     """
+
+    #: Can it carry several events at once, to destinations that take them?
+    can_send_batches: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         """Take the scheme's entry of `TRANSPORTS` without `BACKEND`. Opens nothing yet."""
@@ -37,6 +52,11 @@ class Transport(ABC):
         """Say what is wrong with `url` and how to mend it, or None. Opens nothing."""
         return None
 
+    @classmethod
+    def is_open_to_others(cls, url: str) -> bool:
+        """Tell whether others on the way to `url` may read and change what is sent. Opens nothing."""
+        return False
+
     @abstractmethod
     async def send(self, destination: Destination, message: Message) -> Receipt:
         """Carry `message` once, and return as soon as the destination owns the event.
@@ -46,6 +66,20 @@ class Transport(ABC):
         exception leaves it but `CancelledError`. Bounded in time by itself. It never blocks the
         loop, never follows a destination elsewhere, and reads no more of an answer than it needs.
         """
+
+    def takes_batches(self, destination: Destination) -> bool:
+        """Tell whether `destination` takes batches at this moment. Asked for each event: it must be quick."""
+        return False
+
+    async def send_batch(
+        self, destination: Destination, events: Sequence[Event]
+    ) -> list[Receipt | DeliveryError]:
+        """Carry several events once, in order, and return what the destination says of each.
+
+        As `send` in all else. What it raises is said of all of them: besides `Unavailable` and `Refused`
+        also `NotTogether`, where it takes no batches after all; then `takes_batches` is False for a while.
+        """
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Close every connection. Called once, at the end; nothing is sent afterwards."""

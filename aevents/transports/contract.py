@@ -26,7 +26,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -35,20 +35,11 @@ from aevents.answer import Answer, Receipt
 from aevents.errors import Refused, Unavailable
 from aevents.event import Message
 from aevents.transports.base import Destination, Transport
+from aevents.transports.contract_of_batches import BatchContract, only_where
 from aevents.transports.rehearsal import Mailbox, Receiver, an_event, outcome, rehearse
 
-F = TypeVar("F", bound=Callable[..., None])
 
-
-def _only_where(flag: str) -> Callable[[F], F]:
-    def mark(test: F) -> F:
-        test.flag = flag  # type: ignore[attr-defined]  # read by __init_subclass__
-        return test
-
-    return mark
-
-
-class TransportContract:
+class TransportContract(BatchContract):
     """Subclass it, provide `make_transport` and `serving`, and pytest checks every promise."""
 
     #: URLs that `mistake_in` must let pass.
@@ -63,13 +54,6 @@ class TransportContract:
     has_many_destinations: ClassVar[bool] = True
     #: Does `send` give up on a silent destination after `LIMITS["ATTEMPT_S"]`?
     gives_up_on_silence: ClassVar[bool] = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name, test in vars(TransportContract).items():
-            flag = getattr(test, "flag", None)
-            if flag is not None and not getattr(cls, flag):
-                setattr(cls, name, None)  # not collected: what was not tried has not passed
 
     @abstractmethod
     def make_transport(self) -> Transport:
@@ -150,7 +134,7 @@ class TransportContract:
         error = self._outcome_of(Answer(503, {"status": "failed", "detail": "a handler failed"}))
         self._assert_unavailable(error, slowly=False, answered=True)
 
-    @_only_where("does_the_answer_come_back")
+    @only_where("does_the_answer_come_back")
     def test_the_error_says_what_the_receiver_said_and_is_printable(self) -> None:
         error = self._outcome_of(Answer(503, {"detail": "the café is closed\r\n\x1b[31m"}))
         assert "is closed" in str(error)
@@ -179,7 +163,7 @@ class TransportContract:
 
         self.run(scenario)
 
-    @_only_where("has_many_destinations")
+    @only_where("has_many_destinations")
     def test_a_destination_never_sends_it_elsewhere(self) -> None:
         async def scenario(transport: Transport) -> None:
             elsewhere = Mailbox()
@@ -193,7 +177,7 @@ class TransportContract:
 
         self.run(scenario)
 
-    @_only_where("gives_up_on_silence")
+    @only_where("gives_up_on_silence")
     def test_a_silent_destination_is_given_up(self) -> None:
         async def scenario(transport: Transport) -> None:
             released = asyncio.Event()

@@ -1,4 +1,4 @@
-"""`http://` and `https://`: one POST for each message over one kept aiohttp session.
+"""`http://` and `https://`: one POST for each message or batch over one kept aiohttp session.
 
 Foreign errors end here: everything aiohttp, a socket or TLS can raise becomes `Unavailable` or `Refused`.
 """
@@ -7,40 +7,59 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
-from aevents import retry
+from aevents import batch, retry
 from aevents.answer import ANSWER_BYTES, Receipt
-from aevents.errors import Refused, Unavailable
-from aevents.event import Message
+from aevents.errors import DeliveryError, NotTogether, Refused, Unavailable
+from aevents.event import Event, Message
 from aevents.settings import conf
 from aevents.transports.base import Destination, Transport
 from aevents.transports.connection import Connector, Errand
+from aevents.transports.offers import Offers
+from aevents.transports.tls import Contexts
 from aevents.wire import stamp
 
 # Below the shortest keep-alive among common servers (gunicorn: 2 s), lest a POST meets a closed door.
 _KEEP_ALIVE_S = 1.5
 _DNS_TTL_S = 10
 _URL = re.compile(r"\bhttps?://\S+", re.IGNORECASE)
+_CONTEXT = re.compile(r" ssl:<[^>]*>")  # where it lies in memory, as aiohttp tells it
 _ANSWER_S = 1.0  # for the rest of an answer whose status is known
 _logger = logging.getLogger("aevents")
+
+
+class _Reply(NamedTuple):
+    """What came back, `body` no longer than what is read of one; and whether that was all."""
+
+    status: int
+    body: bytes
+    is_whole: bool
+    retry_after: str | None
+    accept_post: str | None
 
 
 class HttpTransport(Transport):
     """POSTs to the destination's URL. 2xx is delivered as soon as the status line is in."""
 
+    can_send_batches = True
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
+        self._offers = Offers()
+        self._tls = Contexts()
 
     @classmethod
     def mistake_in(cls, url: str) -> str | None:
@@ -56,27 +75,63 @@ class HttpTransport(Transport):
             return "it has no host"
         return None
 
+    @classmethod
+    def is_open_to_others(cls, url: str) -> bool:
+        parts = urlsplit(url)
+        return parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "")
+
     async def send(self, destination: Destination, message: Message) -> Receipt:
+        reply = await self._ask(destination, message)
+        return retry.judge(reply.status, reply.body, reply.retry_after)
+
+    def takes_batches(self, destination: Destination) -> bool:
+        return destination in self._offers
+
+    async def send_batch(
+        self, destination: Destination, events: Sequence[Event]
+    ) -> list[Receipt | DeliveryError]:
+        reply = await self._ask(destination, batch.encode(events))
+        body = reply.body if reply.is_whole else None
+        try:
+            return batch.judge(reply.status, body, reply.retry_after, [event.id for event in events])
+        except NotTogether:
+            self._offers.withdraw(destination)
+            raise
+
+    async def close(self) -> None:
+        self._tls.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, destination: Destination, message: Message) -> _Reply:
         url = self._url(destination)
-        headers = stamp(message)
+        tls: ssl.SSLContext | bool = True
+        if destination.ca or destination.cert:
+            tls = await self._tls.of(destination)
+        headers = stamp(message, destination.keys)
         while True:
             errand = Errand.begin()
             try:
-                return await self._post(url, headers, message.body)
+                reply = await self._post(url, tls, headers, message.body)
             except Exception as error:
                 # What failed is kept no longer: this ends with a new connection at the latest.
                 if not errand.met_a_closed_door(error):
                     raise _mapped(error, destination) from error
+            else:
+                self._offers.note(destination, reply.accept_post)
+                return reply
 
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Receipt:
+    async def _post(
+        self, url: URL, tls: ssl.SSLContext | bool, headers: Mapping[str, str], body: bytes
+    ) -> _Reply:
         session = self._session or self._open()
-        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+        # A renewed context has connections of its own: those of the old one are not used again.
+        post = session.post(url, data=body, headers=headers, ssl=tls, allow_redirects=False)
+        async with post as response:
             answer = await _beginning_of(response)
-            return retry.judge(response.status, answer, response.headers.get("Retry-After"))
+            content, said = response.content, response.headers
+            is_whole = content.is_eof() and content.exception() is None
+            return _Reply(response.status, answer, is_whole, said.get("Retry-After"), said.get("Accept-Post"))
 
     def _url(self, destination: Destination) -> URL:
         url = self._urls.get(destination.url)
@@ -111,6 +166,15 @@ class _Request(aiohttp.ClientRequest):
     DEFAULT_HEADERS = {}  # noqa: RUF012 - as aiohttp declares it
 
 
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
     """Return the answer's first bytes; a body that is late, broken or long changes no status."""
     content = response.content
@@ -130,19 +194,32 @@ async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
 
 def _mapped(error: Exception, destination: Destination) -> Exception:
     """Return what `error` means for the event. The order counts: aiohttp's errors are relatives."""
-    if isinstance(error, (Unavailable, Refused)):
+    if isinstance(error, DeliveryError):
         return error
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
         return Unavailable(_text(error), slowly=True)  # heals when the certificate is renewed
+    if _is_about_our_certificate(error.__cause__):
+        return Unavailable(_text(error), slowly=True)
     if isinstance(error, aiohttp.InvalidURL):
         return Refused(_text(error))
     if isinstance(error, (aiohttp.ClientError, TimeoutError, OSError)):
         # ClientResponseError with status 400 is made up by aiohttp for garbage: no status is read here.
-        return Unavailable(_text(error))
+        return Unavailable(_text(error), timed_out=isinstance(error, TimeoutError))
     if isinstance(error, (ValueError, TypeError)):  # a header or host that cannot be written
         return Refused(_text(error))
     _logger.error("A try to deliver to %s failed in an unknown way", destination.name, exc_info=error)
     return Unavailable(_text(error))
+
+
+def _is_about_our_certificate(cause: BaseException | None) -> bool:
+    """Tell whether the server said that it takes no client without a certificate, or not this one.
+
+    With TLS 1.3 it says so after the handshake, when the request is on its way.
+    """
+    reason = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    return "ALERT" in reason and any(
+        word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+    )
 
 
 def _text(error: Exception) -> str:
@@ -152,5 +229,5 @@ def _text(error: Exception) -> str:
         return f"Cannot connect to host {error.host}:{error.port}: {reason}"
     # aiohttp puts whole URLs into its messages, and a URL may hold a token; some have several lines.
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
-    text = " ".join(_URL.sub("<url>", text).split())
+    text = " ".join(_CONTEXT.sub("", _URL.sub("<url>", text)).split())
     return f"{type(error).__name__}: {text[:200]}".removesuffix(": ")

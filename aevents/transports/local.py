@@ -14,6 +14,7 @@ from aevents.transports.memory import MemoryTransport, Receiver
 class LocalTransport(MemoryTransport):
     """Hands each message to this service's own receiver."""
 
+    can_send_batches = False  # there is no request to be spared
     receivers: ClassVar[dict[str, Receiver]] = {}
 
     @classmethod

@@ -7,16 +7,17 @@ the contract; it carries real encoded messages, so what works here works on a wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from aevents import retry
+from aevents import batch, retry
 from aevents.answer import Answer, Receipt
-from aevents.errors import Refused
-from aevents.event import Message
+from aevents.errors import DeliveryError, NotTogether, Refused
+from aevents.event import Event, Message
 from aevents.settings import conf
 from aevents.transports.base import Destination, Transport
+from aevents.transports.offers import Offers
 from aevents.wire import stamp
 
 Receiver = Callable[[Message], Awaitable[Answer]]
@@ -25,7 +26,12 @@ Receiver = Callable[[Message], Awaitable[Answer]]
 class MemoryTransport(Transport):
     """Hands each message to the receiver that serves the name."""
 
+    can_send_batches = True
     receivers: ClassVar[dict[str, Receiver]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._offers = Offers()
 
     @classmethod
     def serve(cls, name: str, receiver: Receiver) -> None:
@@ -46,6 +52,25 @@ class MemoryTransport(Transport):
         return None if parts.scheme == "memory" and parts.hostname else "it must be memory://name"
 
     async def send(self, destination: Destination, message: Message) -> Receipt:
+        answer = await self._ask(destination, message)
+        return retry.judge(answer.status, answer.body, answer.headers.get("retry-after"))
+
+    def takes_batches(self, destination: Destination) -> bool:
+        return self.can_send_batches and destination in self._offers
+
+    async def send_batch(
+        self, destination: Destination, events: Sequence[Event]
+    ) -> list[Receipt | DeliveryError]:
+        answer = await self._ask(destination, batch.encode(events))
+        try:
+            return batch.judge(
+                answer.status, answer.body, answer.headers.get("retry-after"), [event.id for event in events]
+            )
+        except NotTogether:
+            self._offers.withdraw(destination)
+            raise
+
+    async def _ask(self, destination: Destination, message: Message) -> Answer:
         mistake = self.mistake_in(destination.url)
         if mistake is not None:
             raise Refused(f"the URL of {destination.name!r} cannot be used: {mistake}")
@@ -54,10 +79,12 @@ class MemoryTransport(Transport):
             raise retry.unreachable("nobody receives there")
         try:
             async with asyncio.timeout(self._patience_s()):
-                answer = await receiver(Message(stamp(message), message.body))
+                answer = await receiver(Message(stamp(message, destination.keys), message.body))
+                self._offers.note(destination, answer.headers.get("accept-post"))
+                return answer
         except Exception as error:
-            raise retry.unreachable(f"the receiver failed: {type(error).__name__}: {error}"[:300]) from error
-        return retry.judge(answer.status, answer.body, answer.headers.get("retry-after"))
+            text = f"the receiver failed: {type(error).__name__}: {error}"[:300]
+            raise retry.unreachable(text, timed_out=isinstance(error, TimeoutError)) from error
 
     def _name(self, destination: Destination) -> str:
         return str(urlsplit(destination.url).hostname)

@@ -12,9 +12,10 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from aevents.settings import conf
 from aevents.threads import DaemonPool
 
-_LOOK_UPS = 8  # names at once; aiohttp asks for each only once at a time
+_LOOK_UPS = 64  # names at once, as one that hangs keeps its thread; aiohttp asks for each only once at a time
 _FORK_WAITS_S = 0.5
 
 
@@ -36,7 +37,8 @@ class Names(AbstractResolver):
             flags=socket.AI_ADDRCONFIG,  # only what this machine has an address to come from
         )
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, _door.pass_through, look_up)
+        async with asyncio.timeout(conf().LIMITS.CONNECT_S):  # aiohttp's own begins at the first address
+            found = await loop.run_in_executor(self._threads, _door.pass_through, look_up)
         return [
             ResolveResult(
                 hostname=host,

@@ -10,16 +10,17 @@ import gc
 import warnings
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.test import override_settings
 
 from aevents import wire
-from aevents.answer import Answer, Receipt
+from aevents.answer import Answer
 from aevents.event import Event, Message, new_id
 from aevents.transports.base import Transport
 
+T = TypeVar("T")
 Receiver = Callable[[Message], Awaitable[Answer]]
 #: What ends a test that hangs; nothing that works comes near it.
 DEADLINE_S = 30.0
@@ -54,7 +55,7 @@ def an_event(event_type: str = "order-placed", data: bytes = b'{"n":1}', **field
     return wire.encode(Event(new_id(), event_type, data, "accounts", datetime.now(UTC), **fields))
 
 
-async def outcome(sending: Awaitable[Receipt]) -> Receipt | Exception:
+async def outcome(sending: Awaitable[T]) -> T | Exception:
     """Return the receipt, or what was raised in its place."""
     try:
         return await sending

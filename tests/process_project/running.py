@@ -53,6 +53,10 @@ _UVICORN = ["uvicorn", "--host=127.0.0.1", "--port={port}", "--no-access-log"]
 _GRANIAN = ["granian", "--host=127.0.0.1", "--port={port}"]
 _GUNICORN = ["gunicorn", "--bind=127.0.0.1:{port}", "--no-control-socket"]
 _GTHREAD = [*_GUNICORN, "--worker-class=gthread", "--threads=4"]
+_UWSGI = [
+    *("tests.process_project.uwsgi_server", "--http-socket=127.0.0.1:{port}", "--master", "--need-app"),
+    "--hook-master-start=unix_signal:15 gracefully_kill_them_all",
+]
 _MANAGE = "tests.process_project.manage"
 COMMANDS = {
     "uvicorn": [*_UVICORN, _ASGI],
@@ -68,6 +72,8 @@ COMMANDS = {
     ],
     "gunicorn with preload": [*_GTHREAD, "--workers=2", "--preload", _WSGI_THAT_EMITS],
     "gunicorn gevent": [*_GUNICORN, "--worker-class=gevent", _WSGI],
+    "uWSGI without threads": [*_UWSGI, f"--module={_WSGI}"],
+    "uWSGI": [*_UWSGI, "--threads=4", f"--module={_WSGI}"],
     "runserver": [_MANAGE, "runserver", "--verbosity=0", "127.0.0.1:{port}"],
 }
 

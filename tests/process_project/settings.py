@@ -17,5 +17,6 @@ AEVENTS = {
     "UNSIGNED": "accept",
     "SERVICES": {"peer": os.environ.get("PEER_URL", "")},
     "SUBSCRIPTIONS": {"told-*": ["peer"], "own-*": ["shop"]},
+    "STORE": None,  # what is told here is what becomes of events without a store
     "LIMITS": json.loads(os.environ.get("LIMITS", "{}")),
 }

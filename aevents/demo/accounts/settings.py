@@ -12,4 +12,6 @@ AEVENTS = {
     # Nobody signs events here, and only this machine can reach the ports; unset, unsigned events are
     # refused where DEBUG is off.
     "UNSIGNED": "accept",
+    # Soon, as nobody wants to watch for three days; but not before the next scene has begun.
+    "SCHEDULE": [10] * 16,
 }

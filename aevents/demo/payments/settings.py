@@ -12,4 +12,5 @@ AEVENTS = {
     # Nobody signs events here, and only this machine can reach the ports; unset, unsigned events are
     # refused where DEBUG is off.
     "UNSIGNED": "accept",
+    "SCHEDULE": [1] * 16,  # soon, as nobody wants to watch for three days
 }

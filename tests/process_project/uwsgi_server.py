@@ -1,0 +1,5 @@
+"""uWSGI as a module: `python -m tests.process_project.uwsgi_server --http-socket ...`."""
+
+import pyuwsgi
+
+pyuwsgi.run()
