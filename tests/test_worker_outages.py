@@ -16,7 +16,7 @@ from django.db import connections
 from tests import databases
 from tests.peers import eventually
 from tests.process_project.running import unwanted_in
-from tests.workers import WITHIN_S, Worker, is_empty, owe
+from tests.workers import Worker, is_empty, owe
 
 pytestmark = pytest.mark.parametrize("store", ["postgresql", "mariadb"], indirect=True)
 
@@ -92,7 +92,7 @@ def test_it_outlives_a_database_that_is_down_at_its_start_and_later(store: str, 
     try:
         # Given
         worker.start()
-        eventually(lambda: "The worker waits for its database" in worker.printed, within_s=WITHIN_S)
+        worker.said("The worker waits for its database")
         # When it is there
         proxy.mend()
         worker.wrote("quick 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,6 +56,16 @@ class Worker:
     @property
     def lines(self) -> list[str]:
         return self.diary.read_text().splitlines() if self.diary.exists() else []
+
+    def said(self, text: str) -> None:
+        """Wait until it has printed this; fail where it ends first, or never does, with what it printed."""
+
+        def is_said_or_ended() -> bool:
+            return text in self.printed or self.process.poll() is not None
+
+        with contextlib.suppress(AssertionError):
+            eventually(is_said_or_ended, within_s=WITHIN_S)
+        assert text in self.printed, self.printed
 
     def wrote(self, line: str) -> None:
         """Wait until a handler has written this."""
