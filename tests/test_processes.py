@@ -258,10 +258,22 @@ def check_load(server: str, *, clients: int, reloads: int) -> None:
 # Django's own server, and one that is not supported
 
 
+CHANGING_SETTINGS = """
+from tests.process_project.settings import *
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"django.utils.autoreload": {"level": "DEBUG", "handlers": ["console"]}},
+}
+"""
+
+
 def test_runserver_emits_receives_reloads_and_ends_at_ctrl_c(tmp_path: Path) -> None:
-    # Given settings in a file that may change
+    # Given settings in a file that may change, and a reloader that tells when it has first seen it
     changing = tmp_path / "changing_settings.py"
-    changing.write_text("from tests.process_project.settings import *\n")
+    changing.write_text(CHANGING_SETTINGS)
     env = {
         "DJANGO_SETTINGS_MODULE": "changing_settings",
         "PYTHONUNBUFFERED": "1",  # what it prints is waited for
@@ -272,6 +284,8 @@ def test_runserver_emits_receives_reloads_and_ends_at_ctrl_c(tmp_path: Path) -> 
         assert service.tell("asked", n=2)[1]["status"] == "handled"
         eventually(lambda: len(peer.requests) == 3)
         first = service.pid()
+        # A change before that is none to it: on a fast machine all of the above takes less time.
+        eventually(lambda: f"File {changing} first seen" in service.printed(), within_s=SLOWLY_S)
 
         # When it changes, with an event under way
         peer.behave(answers_after(1.5))
