@@ -35,10 +35,11 @@ class Command(BaseCommand):
             parser.add_argument(option, action="store_true", default=SUPPRESS, help=SUPPRESS)
         parser.add_argument("-v", "--verbosity", type=int, default=SUPPRESS, help=SUPPRESS)
 
-    def get_check_kwargs(self, options: dict[str, Any]) -> dict[str, Any]:
+    def get_check_kwargs(self, options: dict[str, Any]) -> Any:
         # From Django 6.1 on, checks that no database is named for ask all of them; and a database that is
         # down is what a worker waits for and `status` reports, not what either ends with a traceback for.
-        return {**super().get_check_kwargs(options), "databases": []}
+        kwargs: Any = super().get_check_kwargs(options)
+        return {**kwargs, "databases": []}
 
     def handle(self, *args: Any, **options: Any) -> None:
         verb = VERBS.get(options.get("verb") or "", OVERVIEW)
