@@ -35,6 +35,8 @@ from aevents.settings import conf, is_recording
 from aevents.subscriptions import handlers_of
 from aevents.transports.local import LocalTransport
 
+#: Of a body that is refused for its size, so many bytes are read on and forgotten: see `aevents.views`.
+DRAINED_BYTES = 8 * 1024 * 1024
 _WARN_EVERY_S = 60.0
 _NOT_HANDLED = "The event could not be handled here; the log says why."
 _MAX_PEERS = 1000
@@ -57,6 +59,18 @@ async def receive(message: Message, *, peer: str, at_home: bool) -> Answer:
     except MalformedMessage as error:
         return _refused(peer, error)
     return await _handle(event, at_home=at_home)
+
+
+def refusal_of_length(length: str) -> Answer | None:
+    """Return the answer to a `Content-Length` that is enough to refuse the message, "" being none."""
+    if not length:
+        return None
+    if not (length.isascii() and length.isdigit()):
+        return Answer(400, {"detail": "Content-Length must be a number."})
+    most = conf().LIMITS.BODY_BYTES
+    if len(length) > 18 or int(length) > most:
+        return Answer(413, {"detail": f"The body is larger than {most} bytes."})
+    return None
 
 
 def _decode(message: Message, signer: str | None) -> Event:

@@ -26,12 +26,10 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.settings import DEFAULTS, IMPORT_STRINGS, APISettings
 
 from aevents import batch, wire
-from aevents.answer import Answer
 from aevents.event import Message
-from aevents.receiver import receive
+from aevents.receiver import DRAINED_BYTES, receive, refusal_of_length
 from aevents.settings import conf
 
-_DRAINED_BYTES = 8 * 1024 * 1024
 _DRAIN_STEP_BYTES = 64 * 1024
 _META = {name: "HTTP_" + name.upper().replace("-", "_") for name in wire.HEADERS}
 _META["content-type"] = "CONTENT_TYPE"
@@ -126,7 +124,7 @@ class EventViewSet(ViewSet):
         """Take the event in the request's body, whatever the URL around it says."""
         http: HttpRequest = request._request
         peer = str(http.META.get("REMOTE_ADDR", ""))
-        answer = _refusal_of_length(http)
+        answer = refusal_of_length(str(http.META.get("CONTENT_LENGTH") or ""))
         if answer is None:
             message = Message(_headers(http.META), _body(request))
             answer = await receive(message, peer=peer, at_home=isinstance(http, ASGIRequest))
@@ -185,21 +183,11 @@ def _headers(meta: Mapping[str, Any]) -> dict[str, str]:
     return {name: meta[key] for name, key in _META.items() if meta.get(key)}
 
 
-def _refusal_of_length(request: HttpRequest) -> Answer | None:
-    length = str(request.META.get("CONTENT_LENGTH") or "0")
-    if not (length.isascii() and length.isdigit()):
-        return Answer(400, {"detail": "Content-Length must be a number."})
-    limit = conf().LIMITS.BODY_BYTES
-    if len(length) > 18 or int(length) > limit:
-        return Answer(413, {"detail": f"The body is larger than {limit} bytes."})
-    return None
-
-
 def _drain(request: Any) -> None:
     """Read on and forget, within a bound: a server that closes on unread bytes resets the connection,
     and the client loses the answer that tells it why."""
     with contextlib.suppress(OSError, RawPostDataException):
-        for _ in range(_DRAINED_BYTES // _DRAIN_STEP_BYTES):
+        for _ in range(DRAINED_BYTES // _DRAIN_STEP_BYTES):
             if not request.stream or not request.stream.read(_DRAIN_STEP_BYTES):
                 return
 

@@ -28,6 +28,7 @@ from tests.process_project.running import ROOT, Service, serving, unwanted_in
 SLOWLY_S = 60.0  # workers begin anew all the time, on a machine that may have other work
 SERVERS = [
     "uvicorn",
+    "uvicorn with the short way",
     "uvicorn with 2 workers",
     "granian ASGI",
     "granian WSGI",
@@ -253,6 +254,46 @@ def check_load(server: str, *, clients: int, reloads: int) -> None:
         assert {id_: times for id_, times in arrived.items() if times > 1} == {}
         assert "Lost" not in printed
         assert unwanted_in(printed) == []
+
+
+# Bodies without end
+
+
+@pytest.mark.parametrize("server", ["uvicorn with the short way", "granian ASGI with the short way"])
+def test_a_body_without_end_is_refused_while_it_comes_and_takes_no_room(server: str) -> None:
+    with Peer() as peer, serving(server, peer) as service:
+        assert service.tell("asked", n=1)[0] == 200
+        before = _most_memory(service)
+
+        # When eight at a time send 16 MiB each, whose length they do not tell
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: _send_chunks(service.port, 64 * 1024, 256), range(16)))
+
+        # Then each is told why, or cut off, and of no body more was kept than allowed
+        assert {answer for answer in answers if answer is not None} == {413}
+        assert service.tell("asked", n=2)[0] == 200
+        assert _most_memory(service) - before < 8 * 4 * 1024 * 1024
+        service.stop()
+
+
+def _send_chunks(port: int, size: int, count: int) -> int | None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SLOWLY_S)
+    headers = {"content-type": "application/json", "transfer-encoding": "chunked"}
+    try:
+        with contextlib.suppress(ConnectionError):
+            body = itertools.repeat(b" " * size, count)
+            connection.request("POST", "/events/", body, headers, encode_chunked=True)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _most_memory(service: Service) -> int:
+    """Return how many bytes the process that answers has had at its most."""
+    status = Path(f"/proc/{service.pid()}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 # Django's own server, and one that is not supported

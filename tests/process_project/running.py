@@ -46,6 +46,7 @@ UNWANTED = (
 #: have warnings of their own.
 _TALKATIVE = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "always::ResourceWarning"}
 _ASGI = "tests.process_project.asgi:application"
+_SHORT_ASGI = "tests.process_project.asgi_with_receiver:application"
 _BARE_ASGI = "tests.process_project.asgi_without_lifespan:application"
 _WSGI = "tests.process_project.wsgi:application"
 _WSGI_THAT_EMITS = "tests.process_project.wsgi_that_emits:application"
@@ -61,8 +62,10 @@ _MANAGE = "tests.process_project.manage"
 COMMANDS = {
     "uvicorn": [*_UVICORN, _ASGI],
     "uvicorn without the lifespan": [*_UVICORN, _BARE_ASGI],
+    "uvicorn with the short way": [*_UVICORN, _SHORT_ASGI],
     "uvicorn with 2 workers": [*_UVICORN, "--workers=2", _ASGI],
     "granian ASGI": [*_GRANIAN, "--interface=asgi", _ASGI],
+    "granian ASGI with the short way": [*_GRANIAN, "--interface=asgi", _SHORT_ASGI],
     "granian WSGI": [*_GRANIAN, "--interface=wsgi", "--blocking-threads=4", _WSGI],
     "gunicorn gthread": [*_GTHREAD, _WSGI],
     "gunicorn sync": [*_GUNICORN, "--worker-class=sync", _WSGI],

@@ -1,4 +1,5 @@
-"""The project asked directly, without a server: one request into Django's ASGI or WSGI handler.
+"""The project asked directly, without a server: one request into Django's ASGI or WSGI handler, or into
+the short way before it.
 
 Django's own test clients always send a Content-Length and exempt themselves from CSRF; a server does not.
 """
@@ -18,7 +19,10 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 
-WAYS = ("asgi", "wsgi")
+from aevents.asgi import receiver
+
+THROUGH_DJANGO = ("asgi", "wsgi")
+WAYS = (*THROUGH_DJANGO, "short")
 JSON = {"content-type": "application/json"}
 
 
@@ -53,8 +57,9 @@ def ask(
         sent["transfer-encoding"] = "chunked"
     else:
         sent.setdefault("content-length", str(len(data)))
-    if way == "asgi":
-        return asyncio.run(ask_asgi(data, sent, method=method, path=path, peer=peer))
+    if way in ("asgi", "short"):
+        application = ASGIHandler() if way == "asgi" else receiver(ASGIHandler())
+        return asyncio.run(ask_asgi(data, sent, method=method, path=path, peer=peer, to=application))
     return ask_wsgi(data, sent, method=method, path=path, peer=peer)
 
 
@@ -65,8 +70,10 @@ async def ask_asgi(
     method: str = "POST",
     path: str = "/events/",
     peer: str = "192.0.2.1",
+    root_path: str = "",
+    to: Any = None,
 ) -> Reply:
-    """Send one request to Django's ASGI handler on the running loop, the body in pieces."""
+    """Send one request to an application, Django's ASGI handler say, on the running loop, in pieces."""
     path, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -76,7 +83,7 @@ async def ask_asgi(
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "root_path": "",
+        "root_path": root_path,
         "query_string": query.encode(),
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
         "client": (peer, 40000),
@@ -101,7 +108,7 @@ async def ask_asgi(
         if message["type"] == "http.response.body" and not message.get("more_body"):
             is_answered.set()
 
-    await ASGIHandler()(scope, receive, send)
+    await (to or ASGIHandler())(scope, receive, send)
     start = next(message for message in sent if message["type"] == "http.response.start")
     return Reply(
         start["status"],

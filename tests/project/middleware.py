@@ -46,4 +46,11 @@ def _before(read: Any) -> Any:
 
 reads_the_body = _before(lambda request: request.body)
 reads_the_form = _before(lambda request: request.POST)
+
+
+def _fail(request: Any) -> None:
+    raise RuntimeError("it saw a request")
+
+
+fails = _before(_fail)
 reads_a_little = _before(lambda request: request.read(1))
