@@ -34,13 +34,13 @@ def sinks() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def receiver() -> Iterator[str]:
-    """A Django project under uvicorn with `/events/` (aevents) and `/plain/` (a plain async view)."""
+    """A Django project under uvicorn with two ways in (see `receiver.py`) and a plain async view."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "uvicorn", "benchmarks.receiver:application", "--port", str(port)),
+            *(sys.executable, "-m", "uvicorn", "benchmarks.receiver:short_way", "--port", str(port)),
             *("--log-level", "warning", "--lifespan", "off"),
         ],
         cwd=Path(__file__).parent.parent,

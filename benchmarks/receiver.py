@@ -1,4 +1,4 @@
-"""A Django project in one file: the same work behind aevents' view and behind a plain async view."""
+"""A Django project in one file: the same work behind aevents' two ways in and behind a plain async view."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from django.core.asgi import get_asgi_application  # noqa: E402 - Django first
 from django.urls import include, path  # noqa: E402
 
 from aevents import subscribe_to  # noqa: E402
+from aevents.asgi import receiver  # noqa: E402
 
 
 async def handle(payload: dict[str, Any]) -> None:
@@ -40,5 +41,10 @@ async def plain(request: HttpRequest) -> HttpResponse:
 
 for event_type in ("user-created", "order-placed"):
     subscribe_to(event_type, handle)
-urlpatterns = [path("events/", include("aevents.urls")), path("plain/", plain)]
+urlpatterns = [
+    path("through-django/", include("aevents.urls", namespace="through-django")),
+    path("events/", include("aevents.urls")),
+    path("plain/", plain),
+]
 application = get_asgi_application()
+short_way = receiver(application)  # events/ is before Django there, and through-django/ is not

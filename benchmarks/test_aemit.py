@@ -35,7 +35,7 @@ def test_aemit_beside_bare_aiohttp(
     count: int,
     goal: str,
 ) -> None:
-    url = sinks[0] if into == "sink" else f"{receiver}/events/"
+    url = sinks[0] if into == "sink" else f"{receiver}/through-django/"
     count = count if into == "sink" else count // 4
     routed(url)
     messages = clients.messages(TIMES * count)
