@@ -19,7 +19,7 @@ The road of an event, one module a station (each imports only from the ones belo
     transports/rehearsal
     outcomes  shipment  upkeep
     keeper                         the process's one thread for the store
-    holdings  jobs
+    holdings  jobs  calls
     store  claims                  into the tables and out again: each change a verb
     batch  transports/offers  transports/tls  pace
     cloudevents

@@ -1,8 +1,7 @@
 """Runs the handlers of an event: an Event and a subscription in, a `Handled` out.
 
-Async handlers run together on the server's own loop (or this process's handler loop where the server
-has none), sync ones in long-lived threads that keep their database connections. Each failure stays
-alone. In a user's tests all run in the test's own thread, so that they see its transaction.
+Async handlers run together on the server's own loop, or this process's handler loop where the server
+has none. Each failure stays alone, and no handler runs twice for one event at a time.
 """
 
 from __future__ import annotations
@@ -10,37 +9,25 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
-import functools
 import inspect
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from django.utils import timezone, translation
-
-from aevents import scope, signals, store
+from aevents import calls, signals
 from aevents.errors import Again, Dead
 from aevents.event import Event
 from aevents.home import Home
-from aevents.loops import exit_lasts_s
+from aevents.loops import start_task
 from aevents.recent import Recent, Run
-from aevents.settings import conf
 from aevents.subscriptions import Subscription, handlers_of
 from aevents.tables import Lease, LeaseLost
-from aevents.threads import HandlerThreads, with_connections
 
 T = TypeVar("T")
-_logger = logging.getLogger("aevents")
 _GRACE_S = 1.0
-_Returned = tuple[Any, BaseException | None]  # what a sync handler returned, or raised
-_inline: contextvars.ContextVar[bool] = contextvars.ContextVar("aevents.inline", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +88,8 @@ async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, An
 
 async def run_here(event: Event) -> list[Handled]:
     """Run every handler on the running loop and its own sync thread: for tests."""
-    token = _inline.set(True)
-    try:
+    with calls.inline():
         return await run_all(event, handlers_of(event.type))
-    finally:
-        _inline.reset(token)
 
 
 async def run_all(event: Event, subscriptions: Sequence[Subscription]) -> list[Handled]:
@@ -122,36 +106,37 @@ async def run(event: Event, subscription: Subscription, lease: Lease | None = No
     """
     # A test is told what its own arrival does, whatever an older test made of the same id.
     # And what the store says is owed is owed, whatever this process remembers: somebody replayed it.
-    once, is_mine = (
-        (Run(attempt=1), True)
-        if _inline.get()
-        else _recent.begin(event.identity, subscription.name, again=lease is not None)
-    )
+    recent = None if calls.is_inline() else _recent
+    once, is_mine = Run(), True
+    if recent is not None:
+        once, is_mine = recent.begin(event.identity, subscription.name, again=lease is not None)
     if not is_mine:
-        again = once.outcome.done()
+        if once.outcome is None:
+            return Handled(subscription.name, again=True)
         error = await asyncio.shield(asyncio.wrap_future(once.outcome))
-        return Handled(subscription.name, error, again=again)
+        return Handled(subscription.name, error)
     began = time.monotonic()
     attempt = once.attempt if lease is None else lease.attempts + 1
     if attempt > 1:
         event = replace(event, attempt=attempt)
     exception: BaseException | None = None
     try:
-        await _call(event, subscription, lease)
+        await calls.call(event, subscription, lease)
     except BaseException as error:  # SystemExit in a handler is the handler's failure, not ours
         exception = error
     text = None if exception is None else _text(exception)
-    once.outcome.set_result(text)
+    if recent is not None:
+        recent.end(event.identity, subscription.name, once, text)
     facts = {"event": event, "handler": subscription.name, "elapsed_s": time.monotonic() - began}
     if exception is None:
         if signals.is_heard(signals.handler_succeeded):
             signals.announce(signals.handler_succeeded, **facts)
-        return Handled(subscription.name, is_noted=lease is not None and _is_atomic(subscription))
+        return Handled(subscription.name, is_noted=lease is not None and calls.is_atomic(subscription))
     if isinstance(exception, Again):
         signals.announce(signals.handler_deferred, **facts, in_s=exception.in_s)
     elif not isinstance(exception, (Dead, LeaseLost)):
         signals.announce(signals.handler_failed, **facts, error=exception)
-    if _is_for_us(exception):
+    if calls.is_for_us(exception):
         raise exception
     return Handled(subscription.name, text, exception)
 
@@ -163,137 +148,24 @@ def _text(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _is_for_us(error: BaseException) -> bool:
-    """Tell whether our own task is to end, or a person stops their tests; else it is the handler's."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt) and _inline.get()
-
-
-async def _call(event: Event, subscription: Subscription, lease: Lease | None) -> None:
-    with scope.entered(event, subscription.name):
-        result = None
-        # What a handler sets in its context, no other sees.
-        context = contextvars.copy_context()
-        if not subscription.is_async:
-            result, error = await _in_a_thread(context, event, subscription, lease)
-            if error is not None:
-                raise error
-            if not inspect.isawaitable(result):
-                return  # else a sync function that returned a coroutine: decorated, partial
-        if _inline.get():
-            await _call_async(event, subscription, result)
-            return
-        async with _threads.for_orm(context):
-            await asyncio.get_running_loop().create_task(
-                _call_async(event, subscription, result), context=context
-            )
-
-
-async def _call_async(event: Event, subscription: Subscription, begun: Any) -> None:
-    with _plain_language():
-        try:
-            bound = subscription.timeout_s
-            async with contextlib.nullcontext() if bound is None else asyncio.timeout(bound):
-                await (subscription.handler(event.payload) if begun is None else begun)
-        except (SystemExit, KeyboardInterrupt) as error:  # out of a task it would end the server's loop
-            if _is_for_us(error):
-                raise
-            raise RuntimeError(f"the handler raised {error!r}") from error
-
-
-async def _in_a_thread(
-    context: contextvars.Context, event: Event, subscription: Subscription, lease: Lease | None
-) -> _Returned:
-    if _inline.get():
-        return await sync_to_async(_call_sync)(event, subscription, lease)
-    work: Callable[[], _Returned] = functools.partial(
-        context.run, with_connections, _call_sync, event, subscription, lease
-    )
-    _wait_at_exit()
-    return await asyncio.get_running_loop().run_in_executor(_threads.pool, work)
-
-
-def _call_sync(event: Event, subscription: Subscription, lease: Lease | None) -> _Returned:
-    """Return what the handler returned and what it raised: no future carries every exception as it is."""
-    try:
-        with _plain_language():
-            if not _is_atomic(subscription):
-                return _in_time(event, subscription), None
-            with transaction.atomic(using=conf().STORE):
-                if lease is not None:  # first: whoever lost it must not even begin
-                    store.take(lease)
-                return _in_time(event, subscription), None
-    except BaseException as error:
-        return None, error
-
-
-def _in_time(event: Event, subscription: Subscription) -> Any:
-    """Call a sync handler. No thread can be stopped: what comes too late is undone and counts as failed."""
-    began = time.monotonic()
-    result = subscription.handler(event.payload)
-    if subscription.timeout_s is not None and time.monotonic() - began > subscription.timeout_s:
-        raise TimeoutError(f"the handler took longer than its timeout_s={subscription.timeout_s:g}")
-    return result
-
-
-def _is_atomic(subscription: Subscription) -> bool:
-    """Tell whether the handler runs in a transaction of the `STORE` database."""
-    if subscription.is_async or not subscription.atomic:
-        return False
-    alias = conf().STORE
-    if alias is None:
-        return False
-    engine = connections.settings.get(alias, {}).get("ENGINE", "")
-    return engine != "django.db.backends.dummy" if alias == DEFAULT_DB_ALIAS else True
-
-
-@contextlib.contextmanager
-def _plain_language() -> Iterator[None]:
-    """The settings' language and time zone, whatever the request or the last handler had chosen."""
-    # Only a test's own thread has a use for them afterwards; elsewhere the context ends with the handler.
-    language = translation.get_language() if _inline.get() else None
-    translation.deactivate()
-    if not _inline.get():
-        timezone.deactivate()
-    try:
-        with timezone.override(None) if _inline.get() else contextlib.nullcontext():
-            yield
-    finally:
-        if language is not None:
-            translation.activate(language)
-
-
 async def _unless_cancelled(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` as a task of its own, which outlives a caller that is cancelled."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = start_task(work)
+    if task.done():
+        return task.result()
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
     return await asyncio.shield(task)
 
 
-@functools.cache
-def _wait_at_exit() -> None:
-    """Let sync handlers come to their end; registered late, so that the courier sends what they emit."""
-    atexit.register(_at_exit)
-
-
-def _at_exit() -> None:
-    left = _threads.wait(max(0.0, conf().LIMITS.EXIT_S - exit_lasts_s()))
-    if left:
-        _logger.error("The process ended with %d handlers undone", left)
-
-
 def _after_fork() -> None:
-    global _threads, _recent
-    _threads, _recent = HandlerThreads(), Recent()
+    global _recent
+    _recent = Recent()
     _under_way.clear()
     _home.forget()
 
 
 _recent = Recent()
-_threads = HandlerThreads()
 _home = Home()
 _under_way: set[asyncio.Task[Any]] = set()
 os.register_at_fork(after_in_child=_after_fork)

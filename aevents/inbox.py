@@ -25,7 +25,7 @@ from aevents.claims import Claimed
 from aevents.dispatcher import Handled
 from aevents.event import Event
 from aevents.keeper import keeper
-from aevents.loops import exit_lasts_s
+from aevents.loops import exit_lasts_s, start_task
 from aevents.settings import conf
 from aevents.store import Entry, Owed
 from aevents.subscriptions import Subscription, handler_named, handlers_of
@@ -35,8 +35,7 @@ _UNKNOWN_S = 60.0
 _LOOK_EVERY_S = 0.01
 _PATIENCE_S = 8.0  # for the store, while an emitter waits no longer than 10 s
 _logger = logging.getLogger("aevents")
-#: Stored deliveries that are with their handlers now.
-_running: dict[int, Lease] = {}
+_running: dict[int, Lease] = {}  # stored deliveries that are with their handlers now
 
 
 async def take_in(event: Event) -> Answer:
@@ -184,14 +183,14 @@ async def _run_first(event: Event, subscriptions: Sequence[Subscription]) -> Ans
     if tables.why_not() is not None:
         return replies.of_handlers(event, await dispatcher.run_all(event, subscriptions))
     tasks = begin_all(event, subscriptions)
-    await asyncio.wait(tasks.values(), timeout=conf().LIMITS.ANSWER_S)
+    if not all(task.done() for task in tasks.values()):
+        await asyncio.wait(tasks.values(), timeout=conf().LIMITS.ANSWER_S)
     return await concluded(event, tasks)
 
 
 def begin_all(event: Event, subscriptions: Sequence[Subscription]) -> dict[str, asyncio.Task[Handled]]:
     """Let the handlers of an event that is not stored begin; return what runs, by their names."""
-    loop = asyncio.get_running_loop()
-    tasks = {each.name: loop.create_task(dispatcher.run(event, each)) for each in subscriptions}
+    tasks = {each.name: start_task(dispatcher.run(event, each)) for each in subscriptions}
     for task in tasks.values():
         _keep(task)
     return tasks
@@ -225,10 +224,9 @@ async def _store_rest(event: Event, tasks: dict[str, asyncio.Task[Handled]]) -> 
                 outcomes.died(event, entry.target, entry.attempts, entry.error)
             if lease is not None:
                 _begin(lease)
-                _keep(asyncio.get_running_loop().create_task(_follow(event, tasks[entry.target], lease)))
+                _keep(start_task(_follow(event, tasks[entry.target], lease)))
 
-    loop = asyncio.get_running_loop()
-    added = loop.create_task(_when_added(adding, stored))
+    added = start_task(_when_added(adding, stored))
     _keep(added)
     if running and len(running) == len(tasks):
         # On SQLite a handler's own transaction may be what the store waits for: then it ends first.
@@ -280,6 +278,9 @@ _tasks: set[asyncio.Task[Any]] = set()  # loops hold tasks weakly
 
 
 def _keep(task: asyncio.Task[Any]) -> None:
+    if task.done():
+        _done(task)
+        return
     _tasks.add(task)
     task.add_done_callback(_done)
 

@@ -127,15 +127,21 @@ class _Crew:
         self._begin()
 
     def _begin(self) -> None:
-        while self._running < AT_ONCE and not self.is_late:
+        for _ in range(AT_ONCE):  # then the loop is let to others, though none of them had to wait
+            if self._running >= AT_ONCE or self.is_late:
+                break
             following = next(self._waiting, None)
             if following is None:
                 break
             place, event = following
             tasks = self.begun[place] = inbox.begin_all(event, handlers_of(event.type))
             for task in tasks.values():
-                self._running += 1
-                task.add_done_callback(self._one_ended)
+                if not task.done():
+                    self._running += 1
+                    task.add_done_callback(self._one_ended)
+        else:
+            asyncio.get_running_loop().call_soon(self._begin)
+            return
         if not self._running:
             self.ended.set()
 

@@ -7,6 +7,7 @@ A fork has no threads: the child forgets the loop and starts its own when it nee
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import importlib
 import logging
@@ -60,6 +61,17 @@ def is_in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def start_task(work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> asyncio.Task[T]:
+    """Make a task of `work` on the running loop; where Python can (3.12), it runs to its first wait here.
+
+    Most handlers never wait: their tasks are done at once, and no loop has to come round for them.
+    """
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
+    return loop.create_task(work, context=context)
 
 
 def call_where_multiprocessing_ends(work: Callable[[], None]) -> None:

@@ -10,21 +10,19 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aevents.settings import conf
+
+_Key = tuple[str, str]
 
 
 @dataclass(slots=True)
 class Run:
-    """One handler for one event. `outcome` ends with None for success, else with the error's text."""
+    """One handler for one event, under way. `outcome` is None for success, else the error's text."""
 
-    attempt: int = 0
-    outcome: Future[str | None] = field(default_factory=Future)
-
-    @property
-    def succeeded(self) -> bool:
-        return self.outcome.done() and self.outcome.result() is None
+    attempt: int = 1
+    outcome: Future[str | None] | None = None  # made for the first who waits for it
 
 
 class Recent:
@@ -32,35 +30,47 @@ class Recent:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._events: OrderedDict[str, tuple[float, dict[str, Run]]] = OrderedDict()
+        self._running: dict[_Key, Run] = {}
+        # When, at which attempt, and whether with success. Tuples of such are no work for the collector.
+        self._ended: OrderedDict[_Key, tuple[float, int, bool]] = OrderedDict()
 
     def begin(self, event_id: str, handler: str, *, again: bool = False) -> tuple[Run, bool]:
-        """Return the handler's run and whether it is yours: then run it and settle its outcome.
+        """Return the handler's run and whether it is yours: then run it and say how it `end`ed.
 
+        One that is not yours is under way and has an `outcome` to wait for, or has succeeded and has none.
         `again`: though it has succeeded before; one that is under way is joined all the same.
         """
+        key = event_id, handler
         with self._lock:
-            self._forget()
-            _, runs = self._events.setdefault(event_id, (time.monotonic(), {}))
-            run = runs.get(handler)
-            if run is not None and (not run.outcome.done() or (run.succeeded and not again)):
+            run = self._running.get(key)
+            if run is not None:
+                if run.outcome is None:
+                    run.outcome = Future()
+                    run.outcome.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
                 return run, False
-            run = runs[handler] = Run(attempt=run.attempt + 1 if run is not None else 1)
-            run.outcome.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
-            # Its time begins now, not with an older try of the event.
-            self._events[event_id] = (time.monotonic(), runs)
-            self._events.move_to_end(event_id)
+            ended_at, attempt, succeeded = self._ended.get(key, (0.0, 0, False))
+            if ended_at <= time.monotonic() - conf().LIMITS.REMEMBER_S:
+                attempt, succeeded = 0, False
+            if succeeded and not again:
+                return Run(attempt), False
+            run = self._running[key] = Run(attempt + 1)
             return run, True
 
-    def _forget(self) -> None:
+    def end(self, event_id: str, handler: str, run: Run, error: str | None) -> None:
+        """Say how the run that was yours fared: None for success, else the error's text."""
+        key, now = (event_id, handler), time.monotonic()
+        with self._lock:
+            self._running.pop(key, None)
+            self._ended[key] = now, run.attempt, error is None
+            self._ended.move_to_end(key)
+            self._forget(now)
+        if run.outcome is not None:
+            run.outcome.set_result(error)
+
+    def _forget(self, now: float) -> None:
         limits = conf().LIMITS
-        horizon = time.monotonic() - limits.REMEMBER_S
-        while self._events:
-            began, runs = next(iter(self._events.values()))
-            if began > horizon and len(self._events) <= limits.REMEMBER:
+        horizon = now - limits.REMEMBER_S
+        while self._ended:
+            if len(self._ended) <= limits.REMEMBER and next(iter(self._ended.values()))[0] > horizon:
                 return
-            event_id, _ = self._events.popitem(last=False)
-            if any(not run.outcome.done() for run in runs.values()):
-                # Still running: it goes to the young end, lest a copy starts it a second time.
-                self._events[event_id] = (time.monotonic(), runs)
-                return
+            self._ended.popitem(last=False)

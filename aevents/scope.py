@@ -41,6 +41,11 @@ def current_event() -> Event | None:
     return scope.event if scope is not None else None
 
 
+def enter(event: Event, handler: str) -> None:
+    """Make this context a run of `handler` for `event`, to its end."""
+    _scope.set(Scope(event, handler))
+
+
 @contextlib.contextmanager
 def entered(event: Event, handler: str) -> Iterator[None]:
     """Make this code a run of `handler` for `event`."""

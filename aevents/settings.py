@@ -37,7 +37,7 @@ class Limits:
     SEEN_DAYS: float = 14.0  # how long an arrival is remembered, with INBOX
     HANDLER_THREADS: int = 8  # threads for sync handlers
     REMEMBER_S: float = 600.0  # how long succeeded handlers of an event are remembered
-    REMEMBER: int = 10_000  # for how many events
+    REMEMBER: int = 10_000  # how many, counted once for each event
 
 
 @dataclass(frozen=True)

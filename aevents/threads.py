@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ class HandlerThreads:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._pool: DaemonPool | None = None
-        self._orm: list[_OrmThread] = []
+        self._orm: list[OrmThread] = []
 
     @property
     def pool(self) -> DaemonPool:
@@ -42,30 +42,26 @@ class HandlerThreads:
                 self._pool = DaemonPool(conf().LIMITS.HANDLER_THREADS, "aevents-handler")
             return self._pool
 
-    @contextlib.asynccontextmanager
-    async def for_orm(self, context: contextvars.Context) -> AsyncIterator[None]:
+    def lend_for_orm(self, context: contextvars.Context) -> OrmThread:
         """Give the ORM calls of an async handler, which runs in `context`, one thread for all of them.
 
         Django gives each ASGI request a thread, and so a connection, of its own; a handler outlives
-        its request.
+        its request. The thread is to be taken back.
         """
         with self._lock:
             self._look_for_a_fork()
             if not self._orm:
-                self._orm = [
-                    _OrmThread(f"aevents-orm-{n}") for n in range(int(conf().LIMITS.HANDLER_THREADS))
-                ]
-            thread = min(self._orm, key=lambda thread: thread.users)
+                self._orm = [OrmThread(f"aevents-orm-{n}") for n in range(int(conf().LIMITS.HANDLER_THREADS))]
+            thread = min(self._orm, key=OrmThread.users_of)
             thread.users += 1
         context.run(_send_to, thread)
-        try:
-            yield
-        finally:
-            with self._lock:  # nobody comes between the look who else is there and the renewal
-                thread.users -= 1
-                renewed = thread.renew()
-            if renewed is not None:
-                await asyncio.wrap_future(renewed)
+        return thread
+
+    def take_back(self, thread: OrmThread) -> Future[Any] | None:
+        """Take back a thread that was lent; return what the handler's end has to wait for."""
+        with self._lock:  # nobody comes between the look who else is there and the renewal
+            thread.users -= 1
+            return thread.renew()
 
     def wait(self, timeout_s: float) -> int:
         """Wait until no sync handler runs, at most `timeout_s`; return how many still do."""
@@ -83,7 +79,7 @@ class HandlerThreads:
             self._pid, self._pool, self._orm = os.getpid(), None, []
 
 
-def _send_to(thread: _OrmThread) -> None:
+def _send_to(thread: OrmThread) -> None:
     SyncToAsync.thread_sensitive_context.set(thread.context)
     # The thread of a sync middleware or a WSGI server that waits for the view goes before that: hide it.
     AsyncToSync.executors.current = None
@@ -179,7 +175,7 @@ def as_if_no_loop_ran(work: Callable[[], None]) -> None:
         asyncio._set_running_loop(loop)
 
 
-class _OrmThread(DaemonPool):
+class OrmThread(DaemonPool):
     """One thread for the ORM calls of the async handlers that share it."""
 
     def __init__(self, name: str) -> None:
@@ -188,6 +184,9 @@ class _OrmThread(DaemonPool):
         self.users = 0
         self._is_renewed = True
         SyncToAsync.context_to_thread_executor[self.context] = self
+
+    def users_of(self) -> int:
+        return self.users
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         if self._is_renewed:

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from aevents import dispatcher
+from aevents import calls
 from aevents.courier import courier
 from aevents.threads import HandlerThreads
 
@@ -343,10 +343,10 @@ class Fleet:
         }
 
     def __enter__(self) -> Fleet:
-        self._threads, dispatcher._threads = dispatcher._threads, HandlerThreads()
+        self._threads, calls._threads = calls._threads, HandlerThreads()
         return self
 
     def __exit__(self, *_: object) -> None:
         courier.close(0.0)
-        dispatcher._threads.close()
-        dispatcher._threads = self._threads
+        calls._threads.close()
+        calls._threads = self._threads

@@ -28,7 +28,7 @@ from django.middleware.locale import LocaleMiddleware
 from django.test import AsyncClient, Client
 from django.utils import timezone, translation
 
-from aevents import aemit, current_event, dispatcher, emit, flush, subscribe_to
+from aevents import aemit, calls, current_event, dispatcher, emit, flush, subscribe_to
 from aevents.answer import Answer
 from aevents.dispatcher import Handled
 from aevents.event import Event, Message, new_id
@@ -72,14 +72,14 @@ def configure(settings: Any) -> Configure:
 def _own_threads(configure: Configure) -> Iterator[None]:
     """Threads, memory and handler loop of this test's own, with no database behind them."""
     configure(STORE=None)
-    before = dispatcher._threads, dispatcher._recent
-    dispatcher._threads, dispatcher._recent = HandlerThreads(), Recent()
+    before = calls._threads, dispatcher._recent
+    calls._threads, dispatcher._recent = HandlerThreads(), Recent()
     dispatcher._home.forget()
     yield
-    dispatcher._threads.close()
+    calls._threads.close()
     dispatcher._home._own.stop(10)
     dispatcher._home.forget()
-    dispatcher._threads, dispatcher._recent = before
+    calls._threads, dispatcher._recent = before
 
 
 @pytest.fixture(params=["on the server's loop", "on the handler loop"])
@@ -120,8 +120,8 @@ def files(tmp_path: Path, django_db_blocker: Any, configure: Configure) -> Itera
 
     with django_db_blocker.unblock():
         yield make
-        dispatcher._threads.close()
-    dispatcher._threads = HandlerThreads()
+        calls._threads.close()
+    calls._threads = HandlerThreads()
     for alias in made:
         del connections.settings[alias]
 
@@ -922,7 +922,7 @@ async def test_what_succeeded_is_remembered_for_a_number_of_events(
     events = [an_event(b'{"n":%d}' % n) for n in range(30)]
     for event in events:
         await dispatch(event)
-    assert len(dispatcher._recent._events) <= 11
+    assert len(dispatcher._recent._ended) <= 10
 
     await dispatch(events[29])
     assert ran == list(range(30))

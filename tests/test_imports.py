@@ -33,7 +33,7 @@ ROAD = """
     transports/rehearsal
     outcomes  shipment  upkeep
     keeper
-    holdings  jobs
+    holdings  jobs  calls
     store  claims
     batch  transports/offers  transports/tls  pace
     cloudevents

@@ -308,7 +308,11 @@ def test_copies_in_several_threads_run_the_handler_once() -> None:
 async def test_a_receiver_that_is_cancelled_lets_the_handlers_end(event_id: str) -> None:
     has_begun, may_end, has_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
+    runs = 0
+
     async def slow(payload: Any) -> None:
+        nonlocal runs
+        runs += 1
         has_begun.set()
         await may_end.wait()
         has_ended.set()
@@ -321,7 +325,10 @@ async def test_a_receiver_that_is_cancelled_lets_the_handlers_end(event_id: str)
         await task
     may_end.set()
     await asyncio.wait_for(has_ended.wait(), 15)
+    # One that comes before that is noted waits for it.
+    assert (await received(event_id)).content["status"] in ("handled", "duplicate")
     assert (await received(event_id)).content["status"] == "duplicate"
+    assert runs == 1
 
 
 def test_where_no_loop_can_be_had_the_emitter_is_told_to_come_again() -> None:

@@ -117,9 +117,12 @@ def test_connections_are_renewed_between_the_work_of_two_handlers_and_not_in_its
 
     async def handle(name: str) -> None:
         context = contextvars.copy_context()
-        async with handlers.for_orm(context):
-            call = sync_to_async(work)(name)
-            await asyncio.get_running_loop().create_task(call, context=context)
+        thread = handlers.lend_for_orm(context)
+        call = sync_to_async(work)(name)
+        await asyncio.get_running_loop().create_task(call, context=context)
+        renewed = handlers.take_back(thread)
+        if renewed is not None:
+            await asyncio.wrap_future(renewed)
 
     other = threading.Thread(target=lambda: asyncio.run(handle("other")))
     submit = DaemonPool.submit

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
-from aevents import aemit, dispatcher, emit, emit_many, flush, subscribe_to, suppressed, tables
+from aevents import aemit, calls, emit, emit_many, flush, subscribe_to, suppressed, tables
 from tests.peers import Fleet, Peer, hangs
 from tests.project.models import Note
 
@@ -472,4 +472,4 @@ def test_what_a_handler_emits_waits_for_the_handlers_own_transaction(
         assert emit("asked", {"fails": False}).delivered
         assert sent(peer) == [1]
         assert Note.objects.count() == 1
-        dispatcher._threads.pool.submit(close_connection).result()
+        calls._threads.pool.submit(close_connection).result()
