@@ -25,7 +25,8 @@ OFFER = f"{wire.BATCH}, {wire.JSON}"
 BYTES_BESIDE_THE_PAYLOAD = 400
 
 # No string in JSON holds this, as it would hold quotes: what stands before it is whole members, or broken.
-_DATA = re.compile(rb',"datalength":(\d{1,9}),"data":')
+_DATA = re.compile(rb',"datalength":([1-9]\d{0,8}),"data":')
+_DATA_MEMBERS = {"data", "data_base64"}  # of which an event has one
 _COMMA, _CLOSE = ord(","), ord("}")
 _NOT_TAKEN = frozenset({400, 404, 413, 415})  # said of the batch as a whole
 _DETAIL_LENGTH = 100  # of each event, so that the answer to a full batch is read whole
@@ -105,9 +106,7 @@ def decode(message: Message) -> list[Event | tuple[str, MalformedMessage]]:
     found = _cut(message.body)
     if found is None:
         found = _parse(message.body)
-    most = conf().LIMITS.BATCH
-    if len(found) > most:
-        raise MalformedMessage(413, f"The batch has more than {most} events.")
+    _require_number(found)
     events: list[Event | tuple[str, MalformedMessage]] = []
     for attributes, data in found:
         try:
@@ -143,7 +142,7 @@ def _cut(body: bytes) -> list[tuple[Any, bytes | None]] | None:
             payload.decode(data)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(attributes, dict) or "data" in attributes:
+        if not (isinstance(attributes, dict) and attributes) or attributes.keys() & _DATA_MEMBERS:
             return None
         found.append((attributes, data))
         if stops + 1 == ends:
@@ -157,7 +156,14 @@ def _parse(body: bytes) -> list[tuple[Any, bytes | None]]:
     values = wire.parse(body)
     if not isinstance(values, list):
         raise MalformedMessage(400, "The body must be a JSON array.")
+    _require_number(values)  # before there is a tuple for each of half a million
     return [(value, None) for value in values]
+
+
+def _require_number(found: Sequence[Any]) -> None:
+    most = conf().LIMITS.BATCH
+    if len(found) > most:
+        raise MalformedMessage(413, f"The batch has more than {most} events.")
 
 
 def verdict(id: str, answer: Answer) -> dict[str, Any] | None:

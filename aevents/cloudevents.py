@@ -102,7 +102,7 @@ def decode_binary(message: Message) -> Event:
     }
     # The event's own trace, where it has one, is where it began; the other header is this request's.
     attributes["traceparent"] = attributes.get("traceparent") or message.headers.get("traceparent")
-    return event_of(attributes, payload.encode(payload.decode(message.body or b"null")))
+    return event_of(attributes, message.body or b"null")
 
 
 def event_of(attributes: Any, data: bytes | None) -> Event:
@@ -151,11 +151,11 @@ def _data_of(attributes: dict[str, Any]) -> bytes:
     """Return the payload; what has none is an event all the same, and its payload is null."""
     try:
         if attributes.get("data_base64") is None:
-            return payload.encode(attributes.get("data"))
+            return payload.encode_anew(attributes.get("data"))
         if "data" in attributes:
             raise MalformedMessage(400, "The event has both 'data' and 'data_base64'.")
         data = base64.b64decode(attributes["data_base64"], validate=True)
-        return payload.encode(payload.decode(data))
+        return payload.encode_anew(payload.decode(data))
     except (TypeError, ValueError, binascii.Error, RecursionError):
         raise MalformedMessage(400, "The payload nests too deep, or is not JSON.") from None
 

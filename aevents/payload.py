@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 import json
 import re
+from itertools import accumulate, count
+from operator import sub
 from typing import Any
 
 import orjson
@@ -16,6 +18,9 @@ from django.core.serializers.json import DjangoJSONEncoder
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 # orjson reads an integer of more than 64 bits as a float: such bodies go through the slower parser.
 _LONG_NUMBER = re.compile(rb"\d{19}")
+_WALKED = frozenset({dict, list, int})
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_ALL_ELSE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 class _Encoder(DjangoJSONEncoder):
@@ -45,6 +50,17 @@ def encode(payload: Any) -> bytes:
     return bytes(memoryview(data))
 
 
+def encode_anew(value: Any) -> bytes:
+    """Return as JSON a value that `decode` has read: as `encode` would, in a fraction of its time."""
+    try:
+        data = orjson.dumps(value)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+        data = orjson.dumps(_long_apart(value))
+    return bytes(memoryview(data))
+
+
 def decode(data: bytes) -> Any:
     """Return the value of strict JSON in strict UTF-8; raises `ValueError` for anything else."""
     value = orjson.loads(data)
@@ -53,24 +69,24 @@ def decode(data: bytes) -> Any:
     return value
 
 
-def nests_deeper_than(limit: int, data: bytes, value: Any = ...) -> bool:
+def nests_deeper_than(limit: int, data: bytes) -> bool:
     """Tell whether the JSON `data` nests lists and objects more than `limit` deep."""
     if data.count(b"[") + data.count(b"{") <= limit:
         return False
-    level = [decode(data) if value is ... else value]
-    for _ in range(int(limit)):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return False
-    return True
+    # In the bytes alone: as objects half a million lists take a second, and fifty times their room.
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_BRACKETS, _ALL_ELSE)
+    brackets = b"".join(bare.replace(b'""', b"").split(b'"')[::2])  # every other piece is text
+    opened = accumulate(map(len, brackets.split(b"]")))  # up to each bracket that closes
+    return bool(max(map(sub, opened, count())) > limit)
 
 
-def _children(value: Any) -> list[Any]:
+def _long_apart(value: Any) -> Any:
+    """Return the value with pieces of JSON for the integers that orjson does not take."""
     if isinstance(value, dict):
-        return [child for child in value.values() if isinstance(child, (dict, list))]
+        return {key: _long_apart(each) if type(each) in _WALKED else each for key, each in value.items()}
     if isinstance(value, list):
-        return [child for child in value if isinstance(child, (dict, list))]
-    return []
+        return [_long_apart(each) if type(each) in _WALKED else each for each in value]
+    return value if -(2**63) <= value < 2**64 else orjson.Fragment(str(value))
 
 
 def _default(value: Any) -> Any:

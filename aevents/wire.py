@@ -45,6 +45,7 @@ HEADERS = (
     "traceparent",
 )
 MAX_HINT_LENGTH = 256
+_MAX_QUOTED_LENGTH = 2 + len("%F0%9F%92%A9") * MAX_HINT_LENGTH
 
 # The body as we write it ourselves: the type in front, without an escape, then one value.
 _OURS = re.compile(rb'\{"event_type":"([^"\\]+)","payload":')
@@ -167,7 +168,7 @@ def _read_body(body: bytes) -> tuple[Any, bytes]:
         if member not in value:
             raise MalformedMessage(400, f"The body has no {member!r}.")
     try:
-        return value["event_type"], payload.encode(value["payload"])
+        return value["event_type"], payload.encode_anew(value["payload"])
     except (TypeError, RecursionError):
         raise MalformedMessage(400, "The payload nests too deep.") from None
 
@@ -222,7 +223,9 @@ def _quote(text: str) -> str:
 
 
 def unquote(text: str) -> str | None:
-    """Return a header's text, or None where it is not percent-encoded UTF-8."""
+    """Return a header's text, or None where it is not percent-encoded UTF-8, or too long to be a hint."""
+    if len(text) > _MAX_QUOTED_LENGTH:
+        return None
     if text.startswith('"'):  # nobody writes it so any more, but it must be read (section 3.1.3.2)
         in_quotes = _IN_QUOTES.fullmatch(text)
         if in_quotes is not None:

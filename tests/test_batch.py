@@ -129,6 +129,19 @@ def test_what_only_looks_like_ours_is_parsed_as_json_has_it() -> None:
 # --- in, as others write it ---
 
 
+@pytest.mark.parametrize("event", ['{"a":1,"datalength":02,"data":{}}', '{,"datalength":2,"data":{}}'])
+def test_what_looks_like_ours_and_is_no_json_is_400_as_a_whole(event: str) -> None:
+    # Found by the fuzzer: the length itself, and the comma before it, are parts of what must be JSON
+    assert refusal(f"[{event}]").status == 400
+
+
+def test_what_looks_like_ours_and_has_data_twice_is_refused_as_it_is_when_it_is_parsed() -> None:
+    twice = '{"specversion":"1.0","id":"1","type":"a","data_base64":"MQ==","datalength":1,"data":1}'
+    for body in (f"[{twice}]", f"[ {twice}]"):
+        ((id, error),) = decoded(body)
+        assert (id, error.status) == ("1", 400)
+
+
 def test_a_foreign_batch_is_taken_with_the_least_that_cloudevents_ask_for() -> None:
     (found,) = decoded(json.dumps([MEMBERS]))
     assert (found.id, found.type, found.source, found.data) == ("1", "noted", "accounts", b'{"n":1}')

@@ -438,6 +438,20 @@ def binary(**headers: str) -> Event:
     return cloudevents.decode_binary(message)
 
 
+@pytest.mark.parametrize("levels", [65, 255, 300, 1000])
+@pytest.mark.parametrize("leaf", [b"", b"12345678901234567890"])
+def test_a_binary_event_that_nests_too_deep_is_refused(levels: int, leaf: bytes) -> None:
+    message = Message({**BINARY, "ce-type": "noted"}, b"[" * levels + leaf + b"]" * levels)
+    with pytest.raises(MalformedMessage) as caught:
+        (cloudevents.decode_binary if cloudevents.is_binary(message) else wire.decode)(message)
+    assert caught.value.status == 400
+
+
+def test_the_body_of_a_binary_event_is_the_payload_to_the_byte() -> None:
+    message = Message({**BINARY, "ce-type": "noted"}, b'{"n": 1.50}')
+    assert cloudevents.decode_binary(message).data == b'{"n": 1.50}'
+
+
 def test_a_header_is_decoded_once_whether_it_had_to_be_encoded_or_not() -> None:
     assert binary(type="%6eoted", id="%31", time="2026-11-23T12%3A00:00.123456z").type == "noted"
     assert binary(type="Euro%20%E2%82%AC%20%f0%9f%98%80").type == "Euro € 😀"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -351,6 +352,13 @@ def test_a_body_over_the_limit_is_refused_with_413_and_one_at_the_limit_is_taken
 # --- in: the headers ---
 
 BODY = b'{"event_type":"a b","payload":1}'
+
+
+def test_a_header_longer_than_any_hint_is_not_read_at_all() -> None:
+    longest = "\N{PILE OF POO}" * wire.MAX_HINT_LENGTH
+    assert wire.unquote(urllib.parse.quote(longest)) == longest
+    assert wire.unquote("%41" * 20_000) is wire.unquote('"' + "\\x" * 30_000 + '"') is None
+    assert decoded(BODY, {"ce-source": "%41" * 20_000}).source == ""
 
 
 @pytest.mark.parametrize(
