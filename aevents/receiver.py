@@ -163,7 +163,8 @@ def _signer(message: Message, peer: str) -> str | None:
         raise MalformedMessage(503, "This service's settings are wrong; its log says where.")
     ring = routes.keys()
     if ring and message.headers.get("webhook-signature"):
-        return signature.verify(message, ring.verifying(wire.source_in(message.headers)))
+        hint = wire.source_in(message.headers) or cloudevents.source_hint(message.body)
+        return signature.verify(message, ring.verifying(hint))
     rule = conf().UNSIGNED
     if rule is None:
         rule = "accept" if django_settings.DEBUG or is_recording() else "refuse"
