@@ -27,6 +27,7 @@ import trustme
 import uvicorn
 from asgiref.sync import async_to_sync
 from django.core.asgi import get_asgi_application
+from django.db import OperationalError
 from django.dispatch import Signal
 from django.test import RequestFactory
 
@@ -53,6 +54,7 @@ from aevents.management.commands.aevents import Command
 from aevents.settings import Limits, Settings
 from aevents.subscriptions import handlers_of
 from tests import test_network, test_tls
+from tests.ledger import Ledger
 from tests.pages import DOCS, ROOT, Page, Reader, ask, commands, curl, free_ports, is_shown, run, write
 from tests.peers import Peer, eventually, refusing
 from tests.process_project.running import COMMANDS
@@ -496,7 +498,10 @@ def test_the_wire_page_shows_the_batch_to_the_byte(settings: Any) -> None:
     assert batch.verdict(event.id, detail) == listed
 
 
-def test_the_wire_page_lists_the_answers_that_there_are(settings: Any) -> None:
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_the_wire_page_lists_the_answers_that_there_are(
+    settings: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = Page(DOCS / "wire.md")
     settings.AEVENTS = {"SERVICE": "mailer", "UNSIGNED": "accept", "STORE": None, "ENABLED": True}
     subscribe_to("good", lambda payload: None, name="good")
@@ -509,8 +514,15 @@ def test_the_wire_page_lists_the_answers_that_there_are(settings: Any) -> None:
             ask(url, _body("good"), **content, **{"webhook-id": "1"}),
             ask(url, _body("unknown"), **content),
             ask(url, _body("good"), **content, **{"webhook-id": "1"}),
-            ask(url, "[]", **content),
         ]
+        settings.AEVENTS = {**settings.AEVENTS, "STORE": ledger.alias, "INBOX": True}
+        real.append(ask(url, _body("good"), **content))
+        with monkeypatch.context() as patch:
+            patch.setattr("aevents.store.arrive", _no_database)
+            unavailable = ask(url, _body("good"), **content)
+        ledger.is_empty()
+        settings.AEVENTS = {**settings.AEVENTS, "STORE": None, "INBOX": False}
+        real.append(ask(url, "[]", **content))
         settings.AEVENTS = {**settings.AEVENTS, "UNSIGNED": "refuse"}
         real.append(ask(url, _body("good"), **content))
         settings.AEVENTS = {**settings.AEVENTS, "UNSIGNED": "accept", "SENDERS": {"good": ["payments"]}}
@@ -521,9 +533,14 @@ def test_the_wire_page_lists_the_answers_that_there_are(settings: Any) -> None:
             ask(url, "x" * (Limits.BODY_BYTES + 1), **content),
             ask(url, _body("good")),
             ask(url, _body("bad"), **content),
+            unavailable,
         ]
 
     assert [(status, _shape(json.loads(body))) for status, body in real] == listed
+
+
+def _no_database(entries: Any) -> Any:
+    raise OperationalError("connection refused")
 
 
 def _body(event_type: str) -> str:
