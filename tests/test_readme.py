@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import aevents
+from aevents.signature import new_secret
 from tests.pages import ROOT, Page, Service, ask, free_ports, run, write
 from tests.peers import eventually
 
@@ -87,6 +88,14 @@ def ports() -> Iterator[dict[str, int]]:
         yield dict(zip(NAMES, free, strict=True))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _secret() -> Iterator[None]:
+    """What devops put into the environment of all services."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AEVENTS_SECRET", new_secret())
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's files, and for the other services the settings of the first under their own name."""
@@ -140,6 +149,14 @@ def test_its_three_services_tell_each_other_what_it_says(folder: Path, ports: di
         assert f"Received user-created {emitted[1]} from accounts" in services["payments"].output
         handled = f"Handled user-created {emitted[1]} in payments.event_handlers.open_account"
         assert handled in services["payments"].output
+
+        # and an event that nobody signed is refused
+        told = ask(
+            f"http://127.0.0.1:{ports['payments']}/events/",
+            '{"event_type": "user-created", "payload": {"user_id": 7}}',
+            **{"content-type": "application/json"},
+        )
+        assert told[0] == 401
 
 
 def _post(ports: dict[str, int], path: str, form: str) -> tuple[int, Any]:
