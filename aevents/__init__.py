@@ -20,6 +20,8 @@ The road of an event, one module a station (each imports only from the ones belo
     outcomes  shipment  upkeep
     keeper                         the process's one thread for the store
     holdings  jobs  calls
+    queues
+    turns
     store  claims                  into the tables and out again: each change a verb
     batch  transports/offers  transports/tls  pace
     cloudevents

@@ -15,24 +15,23 @@ import functools
 import inspect
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.utils import timezone, translation
 
-from aevents import scope, store
+from aevents import scope, turns
 from aevents.event import Event
 from aevents.loops import exit_lasts_s, start_task
+from aevents.queues import queue_of
 from aevents.settings import conf
 from aevents.subscriptions import Subscription
 from aevents.tables import Lease
-from aevents.threads import HandlerThreads, with_connections
+from aevents.threads import HandlerThreads
+from aevents.turns import Turn
 
 _logger = logging.getLogger("aevents")
-_Returned = tuple[Any, BaseException | None]  # what a sync handler returned, or raised
 _inline: contextvars.ContextVar[bool] = contextvars.ContextVar("aevents.inline", default=False)
 
 
@@ -68,7 +67,7 @@ async def call(event: Event, subscription: Subscription, lease: Lease | None) ->
         return  # else a sync function that returned a coroutine: decorated, partial
     thread = _threads.lend_for_orm(context)
     try:
-        context.run(_forget_language)
+        context.run(turns.forget_language)
         await start_task(_call_async(event, subscription, result), context)
     finally:
         renewed = _threads.take_back(thread)
@@ -81,10 +80,15 @@ async def _call_if_sync(
 ) -> Any:
     if subscription.is_async:
         return None
-    result, error = await _in_a_thread(context, event, subscription, lease)
-    if error is not None:
-        raise error
-    return result
+    turn = Turn(event, subscription, lease, context)
+    if _inline.get():
+        await sync_to_async(_take_inline)(turn)
+    else:
+        _wait_at_exit()
+        await queue_of(subscription, _threads).taken(turn)
+    if turn.error is not None:
+        raise turn.error
+    return turn.result
 
 
 async def _call_async(event: Event, subscription: Subscription, begun: Any) -> None:
@@ -101,59 +105,14 @@ async def _call_async(event: Event, subscription: Subscription, begun: Any) -> N
         raise RuntimeError(f"the handler raised {error!r}") from error
 
 
-async def _in_a_thread(
-    context: contextvars.Context, event: Event, subscription: Subscription, lease: Lease | None
-) -> _Returned:
-    if _inline.get():
-        return await sync_to_async(_call_sync)(event, subscription, lease)
-    work: Callable[[], _Returned] = functools.partial(
-        context.run, with_connections, _call_sync, event, subscription, lease
-    )
-    _wait_at_exit()
-    return await asyncio.get_running_loop().run_in_executor(_threads.pool, work)
-
-
-def _call_sync(event: Event, subscription: Subscription, lease: Lease | None) -> _Returned:
-    """Return what the handler returned and what it raised: no future carries every exception as it is."""
-    try:
-        with _plain_language():
-            if not is_atomic(subscription):
-                return _in_time(event, subscription), None
-            with transaction.atomic(using=conf().STORE):
-                if lease is not None:  # first: whoever lost it must not even begin
-                    store.take(lease)
-                return _in_time(event, subscription), None
-    except BaseException as error:
-        return None, error
-
-
-def _in_time(event: Event, subscription: Subscription) -> Any:
-    """Call a sync handler. No thread can be stopped: what comes too late is undone and counts as failed."""
-    began = time.monotonic()
-    result = subscription.handler(event.payload)
-    if subscription.timeout_s is not None and time.monotonic() - began > subscription.timeout_s:
-        raise TimeoutError(f"the handler took longer than its timeout_s={subscription.timeout_s:g}")
-    return result
-
-
-def is_atomic(subscription: Subscription) -> bool:
-    """Tell whether the handler runs in a transaction of the `STORE` database."""
-    if subscription.is_async or not subscription.atomic:
-        return False
-    alias = conf().STORE
-    if alias is None:
-        return False
-    engine = connections.settings.get(alias, {}).get("ENGINE", "")
-    return engine != "django.db.backends.dummy" if alias == DEFAULT_DB_ALIAS else True
+def _take_inline(turn: Turn) -> None:
+    with _plain_language():
+        turns.take(turn)
 
 
 @contextlib.contextmanager
 def _plain_language() -> Iterator[None]:
-    """The settings' language and time zone, whatever the request or the last handler had chosen."""
-    if not _inline.get():  # only a test's own thread has a use for its own afterwards
-        _forget_language()
-        yield
-        return
+    """The settings' language and time zone in a test's own thread, which has a use for its own afterwards."""
     language = translation.get_language()
     translation.deactivate()
     try:
@@ -162,11 +121,6 @@ def _plain_language() -> Iterator[None]:
     finally:
         if language is not None:
             translation.activate(language)
-
-
-def _forget_language() -> None:
-    translation.deactivate()
-    timezone.deactivate()
 
 
 def is_for_us(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from aevents import calls, signals
+from aevents import calls, signals, turns
 from aevents.errors import Again, Dead
 from aevents.event import Event
 from aevents.home import Home
@@ -131,7 +131,7 @@ async def run(event: Event, subscription: Subscription, lease: Lease | None = No
     if exception is None:
         if signals.is_heard(signals.handler_succeeded):
             signals.announce(signals.handler_succeeded, **facts)
-        return Handled(subscription.name, is_noted=lease is not None and calls.is_atomic(subscription))
+        return Handled(subscription.name, is_noted=lease is not None and turns.is_atomic(subscription))
     if isinstance(exception, Again):
         signals.announce(signals.handler_deferred, **facts, in_s=exception.in_s)
     elif not isinstance(exception, (Dead, LeaseLost)):

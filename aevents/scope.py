@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from aevents.event import Event, derived_id
+from aevents.event import Event, derived_id, new_id
 
 
 @dataclass(slots=True)
 class Scope:
     """One run of one handler."""
 
-    event: Event
+    event: Event  # of several that it is called with at once, one with the most hops
     handler: str
+    is_of_one: bool = True
     emitted: Counter[str] = field(default_factory=Counter)
 
     def next_id(self, event_type: str) -> str:
-        """Return the id of the next event of this type: the same at every run of this handler."""
+        """Return the id of the next event of this type: the same at every run for the same event."""
+        if not self.is_of_one:  # who is called together changes from run to run
+            return new_id()
         nth = self.emitted[event_type]
         self.emitted[event_type] += 1
         return derived_id(self.event.identity, self.handler, event_type, nth)
@@ -36,14 +39,19 @@ def current() -> Scope | None:
 
 
 def current_event() -> Event | None:
-    """Return the event that the running handler was called for, or None outside of handlers."""
+    """Return the event that the running handler was called for; None outside, and where it is of several."""
     scope = _scope.get()
-    return scope.event if scope is not None else None
+    return scope.event if scope is not None and scope.is_of_one else None
 
 
 def enter(event: Event, handler: str) -> None:
     """Make this context a run of `handler` for `event`, to its end."""
     _scope.set(Scope(event, handler))
+
+
+def enter_many(events: Sequence[Event], handler: str) -> None:
+    """Make this context a run of `handler` for all of `events`."""
+    _scope.set(Scope(max(events, key=lambda event: event.hops), handler, is_of_one=False))
 
 
 @contextlib.contextmanager

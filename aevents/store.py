@@ -144,20 +144,20 @@ def _remembered_alone(row: dict[str, Any], alias: str) -> bool:
     return True
 
 
-def take(lease: Lease) -> None:
-    """Note, in the caller's transaction, that the delivery is done; raises `LeaseLost` if it is not mine.
+def take(leases: Sequence[Lease]) -> None:
+    """Note, in the caller's transaction, that these are done; raises `LeaseLost` if one is not mine.
 
-    The row stays locked until that transaction ends: nobody else can begin meanwhile, however long
-    it lasts, and a rollback leaves the delivery owed.
+    The rows stay locked until that transaction ends: nobody else can begin meanwhile, however long
+    it lasts, and a rollback leaves the deliveries owed.
     """
-    if _done(deliveries().filter(pk=lease.id, lease=lease.token)) != 1:
+    if leases and _done(_held(leases)) != len(leases):
         raise LeaseLost
 
 
 def finish(leases: Sequence[Lease]) -> list[None]:
     """Note that these are delivered; who lost the lease meanwhile changes nothing."""
     with transaction.atomic(using=connection().alias):
-        _done(deliveries().filter(pk__in=[each.id for each in leases], lease__in={e.token for e in leases}))
+        _done(_held(leases))
         sweep([lease.event_pk for lease in leases])
     return [None] * len(leases)
 
@@ -206,11 +206,15 @@ def renew(leases: Sequence[Lease]) -> set[int]:
 
 def _free(leases: Sequence[Lease]) -> QuerySet[Delivery]:
     """Return those that are held still, without waiting for a handler's transaction that has taken one."""
-    rows = deliveries().filter(pk__in=[each.id for each in leases], lease__in={e.token for e in leases})
+    rows = _held(leases)
     if not connection().features.has_select_for_update_skip_locked:
         return rows
     ids = [row["id"] for row in rows.select_for_update(skip_locked=True).values("id")]
     return deliveries().filter(pk__in=ids)
+
+
+def _held(leases: Sequence[Lease]) -> QuerySet[Delivery]:
+    return deliveries().filter(pk__in=[each.id for each in leases], lease__in={e.token for e in leases})
 
 
 def _done(rows: QuerySet[Delivery]) -> int:

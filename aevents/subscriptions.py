@@ -25,6 +25,7 @@ class Subscription:
     atomic: bool
     is_async: bool
     timeout_s: float | None = None
+    batch: bool = False  # it takes a list of payloads
 
 
 _by_type: dict[str, dict[str, Subscription]] = {}
@@ -38,6 +39,7 @@ def subscribe_to(
     name: str | None = None,
     atomic: bool = True,
     timeout_s: float | None = None,
+    batch: bool = False,
 ) -> H: ...
 @overload
 def subscribe_to(
@@ -47,6 +49,7 @@ def subscribe_to(
     name: str | None = None,
     atomic: bool = True,
     timeout_s: float | None = None,
+    batch: bool = False,
 ) -> Callable[[H], H]: ...
 def subscribe_to(
     event_type: str,
@@ -55,6 +58,7 @@ def subscribe_to(
     name: str | None = None,
     atomic: bool = True,
     timeout_s: float | None = None,
+    batch: bool = False,
 ) -> Handler | Callable[[H], H]:
     """Call `event_handler(payload)` for every event of this type that reaches this service.
 
@@ -65,16 +69,18 @@ def subscribe_to(
     A sync handler runs in a transaction on the `STORE` database, so that one that raises leaves
     nothing behind there; `atomic=False` is without. `timeout_s`: an async handler that takes longer
     is cancelled; a sync one cannot be stopped, but what it did is undone when it ends. Both count as
-    failed. Raises `InvalidSubscription`.
+    failed. `batch=True`: it is called with a list of the payloads of what waits for it, often one and at
+    the most 256 (`BATCH`), for `bulk_create`; where that fails each half is tried again, down to whom it
+    is that fails. Raises `InvalidSubscription`.
     """
     if event_handler is None:
 
         def decorate(handler: H) -> H:
-            _add(event_type, handler, name, atomic, timeout_s)
+            _add(event_type, handler, name, atomic, timeout_s, batch)
             return handler
 
         return decorate
-    _add(event_type, event_handler, name, atomic, timeout_s)
+    _add(event_type, event_handler, name, atomic, timeout_s, batch)
     return event_handler
 
 
@@ -111,7 +117,14 @@ def restore(subscriptions: Mapping[str, Mapping[str, Subscription]]) -> None:
     _by_type.update({key: dict(value) for key, value in subscriptions.items()})
 
 
-def _add(event_type: str, handler: Handler, name: str | None, atomic: bool, timeout_s: float | None) -> None:
+def _add(
+    event_type: str,
+    handler: Handler,
+    name: str | None,
+    atomic: bool,
+    timeout_s: float | None,
+    batch: bool,
+) -> None:
     if not is_event_type(event_type):
         raise InvalidSubscription(
             f"the event type {event_type!r:.80} must be a printable string of 1 to 200 characters"
@@ -133,7 +146,10 @@ def _add(event_type: str, handler: Handler, name: str | None, atomic: bool, time
         )
     if timeout_s is not None and not 0 < timeout_s < math.inf:
         raise InvalidSubscription(f"timeout_s of {name!r} must be a number of seconds above 0")
-    subscription = Subscription(event_type, handler, name, atomic, _is_async(handler), timeout_s)
+    is_async = _is_async(handler)
+    if batch and is_async:
+        raise InvalidSubscription(f"{name!r} is async: batch=True is for sync handlers")
+    subscription = Subscription(event_type, handler, name, atomic, is_async, timeout_s, batch)
     # A new dict each time: another thread may be reading the old one.
     _by_type[event_type] = {**known, name: subscription}
 

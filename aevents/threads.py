@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from aevents.settings import conf
 
@@ -32,6 +33,8 @@ class HandlerThreads:
         self._pid = os.getpid()
         self._pool: DaemonPool | None = None
         self._orm: list[OrmThread] = []
+        #: What waits for them, by handler: see `queues.py`.
+        self.queues: dict[tuple[str, str], Any] = {}
 
     @property
     def pool(self) -> DaemonPool:
@@ -76,7 +79,7 @@ class HandlerThreads:
 
     def _look_for_a_fork(self) -> None:
         if self._pid != os.getpid():  # a fork in C that ran no hooks (uWSGI): the threads are not here
-            self._pid, self._pool, self._orm = os.getpid(), None, []
+            self._pid, self._pool, self._orm, self.queues = os.getpid(), None, [], {}
 
 
 def _send_to(thread: OrmThread) -> None:
@@ -85,13 +88,16 @@ def _send_to(thread: OrmThread) -> None:
     AsyncToSync.executors.current = None
 
 
-def with_connections(work: Callable[..., T], *arguments: Any) -> T:
-    """Call `work` between two renewals of this thread's connections, as Django does with a request."""
-    close_old_connections()
-    try:
-        return work(*arguments)
-    finally:
-        close_old_connections()
+def close_worn_connections() -> None:
+    """Renew this thread's connections as Django does between two requests, in the midst of much work.
+
+    Where Django keeps none from one request to the next, what follows at once still uses the same.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.settings_dict["CONN_MAX_AGE"] != 0:
+            connection.close_if_unusable_or_obsolete()
+        else:
+            _close_if_broken(connection)
 
 
 class DaemonPool(Executor):
@@ -209,7 +215,11 @@ class OrmThread(DaemonPool):
 def _close_broken() -> None:
     # Another handler may be in the midst of its rows: only what is of no use to it either is closed.
     for connection in connections.all(initialized_only=True):
-        if connection.connection is None or connection.in_atomic_block or not connection.errors_occurred:
-            continue
-        if not connection.is_usable():
-            connection.close()
+        _close_if_broken(connection)
+
+
+def _close_if_broken(connection: BaseDatabaseWrapper) -> None:
+    if connection.connection is None or connection.in_atomic_block or not connection.errors_occurred:
+        return
+    if not connection.is_usable():
+        connection.close()

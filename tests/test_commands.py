@@ -279,7 +279,7 @@ def test_what_a_handlers_transaction_has_taken_is_left_and_not_waited_for(store:
         from django.db import transaction
 
         with transaction.atomic(using=store):
-            stores.take(claimed.lease)
+            stores.take([claimed.lease])
             taken.set()
             go_on.wait(20)
         connections[store].close()

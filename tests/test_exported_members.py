@@ -64,7 +64,10 @@ def test_no_public_function_hides_a_module() -> None:
         (aevents.aemit, "(event_type, payload, *, key=None)"),
         (aevents.emit_many, "(events, *, key=None)"),
         (aevents.aemit_many, "(events, *, key=None)"),
-        (aevents.subscribe_to, "(event_type, event_handler=None, *, name=None, atomic=True, timeout_s=None)"),
+        (
+            aevents.subscribe_to,
+            "(event_type, event_handler=None, *, name=None, atomic=True, timeout_s=None, batch=False)",
+        ),
         (aevents.current_event, "()"),
         (aevents.suppressed, "(reason)"),
         (aevents.flush, "(timeout_s=5.0)"),

@@ -34,6 +34,8 @@ ROAD = """
     outcomes  shipment  upkeep
     keeper
     holdings  jobs  calls
+    queues
+    turns
     store  claims
     batch  transports/offers  transports/tls  pace
     cloudevents

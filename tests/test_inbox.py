@@ -236,13 +236,19 @@ def _locked(ledger: Ledger) -> Exception:
 
 
 @pytest.mark.usefixtures("with_inbox")
-def test_whoever_lost_the_lease_does_not_even_begin(ledger: Ledger) -> None:
+def test_whoever_lost_the_lease_does_not_even_begin(fleet: Fleet, ledger: Ledger) -> None:
+    fleet(STORE=ledger.alias, INBOX=True, LIMITS={"HANDLER_THREADS": 1})
     runs: list[int] = []
-    gate = threading.Event()
-    subscribe_to("blocked", lambda payload: gate.wait(10), name="blocker", atomic=False)
+    begun, gate = threading.Event(), threading.Event()
+
+    def block(payload: Any) -> None:
+        begun.set()
+        gate.wait(10)
+
+    subscribe_to("blocked", block, name="blocker", atomic=False)
     _subscribe("sync", lambda: runs.append(1))
-    for _ in range(8):  # all threads of the handlers
-        arrive(an_event("blocked"))
+    arrive(an_event("blocked"))
+    assert begun.wait(10)
     arrive(an_event())
     row = ledger.row(target="handler")
     type(row).objects.using(ledger.alias).filter(pk=row.pk).update(lease="another's")

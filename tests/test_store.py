@@ -145,7 +145,7 @@ def test_whoever_lost_the_lease_changes_nothing(store: str) -> None:
     stores.give_back([(old.lease, 60)])
     assert stores.renew([old.lease]) == {old.lease.id}
     with pytest.raises(LeaseLost), transaction.atomic(using=store):
-        stores.take(old.lease)
+        stores.take([old.lease])
 
     assert stores.renew([new.lease]) == set()
     assert [(row.lease, row.attempts, row.error) for row in deliveries(store)] == [(new.lease.token, 0, "")]
@@ -269,12 +269,12 @@ def test_taking_a_delivery_is_undone_with_the_transaction(store: str) -> None:
     store_one("handler", direction=IN)
     (claimed,) = claim("handler", direction=IN)
     with transaction.atomic(using=store):
-        stores.take(claimed.lease)
+        stores.take([claimed.lease])
         transaction.set_rollback(True, using=store)
     assert len(deliveries(store)) == 1
 
     with transaction.atomic(using=store):
-        stores.take(claimed.lease)
+        stores.take([claimed.lease])
 
     assert deliveries(store) == []
 

@@ -182,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
             is_mine = self._is_mine(lease)
             try:
                 with transaction.atomic(using=self.alias):
-                    store.take(lease)
+                    store.take([lease])
                     transaction.set_rollback(not commits, using=self.alias)
                 assert is_mine
             except LeaseLost:
