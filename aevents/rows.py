@@ -114,7 +114,9 @@ def _statement(
         for value in row.values():
             if isinstance(value, Raw):
                 places.append(value.sql)
-            elif type(value) is int:  # as text: half of all values, and each parameter costs some µs
+            elif type(value) is int and -1000 < value < 1000:
+                # As text: half of all values, and each parameter costs some µs. Not what is another number
+                # each time, as drivers remember what they have made of a statement.
                 places.append(str(value))
             elif value == "":
                 places.append("''")
