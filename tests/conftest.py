@@ -73,6 +73,7 @@ PROCESSES = {
         "openapi",
         "processes",
         "readme",
+        "rehearsal",
         "servers",
         "tls",
         "trust",

@@ -1,7 +1,8 @@
 """Signing is turned on, and a secret changed, deploy by deploy: at no moment does a service refuse another.
 
 A fleet is deployed service by service, so at each step any sender may be of the step before, and so may any
-receiver. What the documentation tells is done here; docs/settings.md, "SECRETS".
+receiver. What the documentation tells is done here; docs/settings.md, "SECRETS". test_rehearsal.py does the
+same with servers that are stopped and started.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from aevents.event import Event, Message, new_id
 from aevents.receiver import receive
 from aevents.signature import new_secret
 
-OLD, NEW = new_secret(), new_secret()
+OLD, NEW, OWN = new_secret(), new_secret(), new_secret()
 Step = dict[str, Any]
 TURNED_ON: list[Step] = [
     {"UNSIGNED": "accept"},
@@ -32,10 +33,21 @@ ROTATED: list[Step] = [
     {"UNSIGNED": "refuse", "SECRETS": [NEW]},
 ]
 
+# `between`: the secrets in the entry of the other service
+MOVED: list[Step] = [
+    {"SECRETS": [OLD]},
+    {"SECRETS": [OLD], "between": [OWN, OLD]},
+    {"SECRETS": [OLD], "between": [OWN]},
+    {"between": [OWN]},
+    {"between": [OWN], "SENDERS": {"*": ["accounts"]}},
+]
+PLANS = {"turned on": TURNED_ON, "rotated": ROTATED, "moved": MOVED}
+
 
 def a_service(settings: Any, step: Step, name: str, other: str) -> None:
-    services = {other: "https://other.internal/"}
-    settings.AEVENTS = {"SERVICE": name, "STORE": None, "ENABLED": True, "SERVICES": services, **step}
+    services = {other: {"URL": "https://other.internal/", "SECRETS": step.get("between", [])}}
+    keys = {key: value for key, value in step.items() if key.isupper()}
+    settings.AEVENTS = {"SERVICE": name, "STORE": None, "ENABLED": True, "SERVICES": services, **keys}
 
 
 def sent(form: str) -> Message:
@@ -52,7 +64,7 @@ def sent(form: str) -> Message:
 
 
 @pytest.mark.parametrize("form", ["single", "structured", "batch"])
-@pytest.mark.parametrize("plan", [TURNED_ON, ROTATED], ids=["turned on", "rotated"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_nobody_is_refused_at_any_step_of_the_plan(settings: Any, plan: list[Step], form: str) -> None:
     for steps in pairwise(plan):
         for of_sender, of_receiver in product(steps, steps):
@@ -65,7 +77,7 @@ def test_nobody_is_refused_at_any_step_of_the_plan(settings: Any, plan: list[Ste
 
 @pytest.mark.parametrize("form", ["single", "structured", "batch"])
 def test_at_the_end_the_old_ways_are_refused(settings: Any, form: str) -> None:
-    for before, after in ((TURNED_ON[0], TURNED_ON[-1]), (ROTATED[0], ROTATED[-1])):
+    for before, *_, after in PLANS.values():
         a_service(settings, before, "accounts", "payments")
         message = sent(form)
         a_service(settings, after, "payments", "accounts")
