@@ -62,6 +62,7 @@ def ledger(store: str) -> Iterator[Ledger]:
 PROCESSES = {
     f"test_{name}.py"
     for name in (
+        "bad_requests",
         "cancellation",
         "demo",
         "docs",

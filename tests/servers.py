@@ -24,9 +24,11 @@ _STARTS_WITHIN_S = 30.0
 _STOPS_WITHIN_S = 15.0
 
 ASGI = "tests.project.asgi:application"
+SHORT_ASGI = "tests.project.asgi_short:application"
 WSGI = "tests.project.wsgi:application"
 COMMANDS: Mapping[str, list[str]] = {
     "uvicorn": ["uvicorn", ASGI, "--host=127.0.0.1", "--port={port}", "--no-access-log"],
+    "uvicorn-short": ["uvicorn", SHORT_ASGI, "--host=127.0.0.1", "--port={port}", "--no-access-log"],
     "granian-asgi": ["granian", "--interface=asgi", "--host=127.0.0.1", "--port={port}", ASGI],
     "granian-wsgi": [
         *("granian", "--interface=wsgi", "--blocking-threads=4"),

@@ -1,5 +1,6 @@
 """A service under a real server: the app `notes`, its rows in the SQLite file `NOTES_DB`."""
 
+import json
 import os
 
 from tests.settings import *  # noqa: F403 - the tests' settings with a database that can be looked into
@@ -14,4 +15,8 @@ DATABASES = {
         "CONN_MAX_AGE": 0,
     },
 }
-AEVENTS = {"SERVICE": "notes", "UNSIGNED": "accept"}
+AEVENTS = {
+    "SERVICE": "notes",
+    "UNSIGNED": "accept",
+    "SECRETS": json.loads(os.environ.get("SECRETS", "[]")),
+}
