@@ -34,6 +34,7 @@ _ENDS = {
 
 def connect() -> None:
     """Start listening; called again, it changes nothing."""
+    logger.handle = _handle  # type: ignore[method-assign]  # whoever else made the logger before us
     for signal, listener in (
         (signals.event_emitted, _emitted),
         (signals.event_delivered, _delivered),
@@ -175,6 +176,17 @@ def _write(level: int, message: str, event: Event, *, exc_info: Any = None, **fa
     extra.update(event_id=safe(event.id), event_type=safe(event.type))
     shown = {**extra, "event": f"{extra['event_type']} {extra['event_id']}"}
     logger.log(level, message, shown, exc_info=exc_info, extra=extra)
+
+
+_told_by = logging.Handler()
+
+
+def _handle(record: logging.LogRecord) -> None:
+    """Pass a record on. A handler of the project that raises is told on stderr, and stops no event."""
+    try:
+        type(logger).handle(logger, record)
+    except Exception:
+        _told_by.handleError(record)  # as the standard library's own handlers do
 
 
 def safe(text: str) -> str:
