@@ -7,7 +7,7 @@ import os
 import time as _time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ class Event:
 
     id: str
     type: str
-    data: bytes
+    data: bytes = field(repr=False)  # logs hold reprs, and no payload
     source: str
     time: datetime
     key: str | None = None
@@ -57,6 +57,9 @@ class Message:
 
     headers: Mapping[str, str]
     body: bytes
+
+    def __repr__(self) -> str:  # neither the payload nor a signature
+        return f"<Message {self.headers.get('webhook-id', '')!r:.210} of {len(self.body)} bytes>"
 
 
 def is_event_type(value: object) -> bool:

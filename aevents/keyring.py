@@ -15,8 +15,8 @@ FLEET = ""  # who signed, where any service of the fleet may have
 class Keyring:
     """The keys of a service. `mistakes`: why nothing may be signed or verified before they are mended."""
 
-    fleet: tuple[bytes, ...] = ()
-    pairwise: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    fleet: tuple[bytes, ...] = field(default=(), repr=False)
+    pairwise: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
     own: str = ""
     mistakes: tuple[str, ...] = ()
 

@@ -116,7 +116,7 @@ def _require_string_keys(payload: Any) -> None:
             seen.add(id(value))
             for key in value:
                 if not isinstance(key, str):
-                    raise TypeError(f"the key {key!r:.80} is not a string")
+                    raise TypeError(f"a key is of type {type(key).__name__}, not a string")
             waiting.extend(value.values())
         elif isinstance(value, (list, tuple)):
             seen.add(id(value))

@@ -59,7 +59,7 @@ class Settings:
     STRICT: bool | None = None
     ENABLED: bool | None = None
     AUTODISCOVER: bool = True
-    TRANSPORTS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    TRANSPORTS: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     LIMITS: Limits = field(default_factory=Limits)
 
 

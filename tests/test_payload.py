@@ -185,7 +185,7 @@ def test_what_nests_without_end_is_refused_and_crashes_nothing(leaf: Any) -> Non
 def test_the_reason_names_what_is_wrong() -> None:
     with pytest.raises(TypeError, match="object"):
         payload.encode({"a": object()})
-    with pytest.raises(TypeError, match="key 7 is not a string"):
+    with pytest.raises(TypeError, match="a key is of type int, not a string"):
         payload.encode({"a": {7: 1}})
     with pytest.raises(TypeError, match="timezone-aware times"):
         payload.encode({"a": time(8, tzinfo=UTC)})
