@@ -90,7 +90,7 @@ async def test_what_our_own_services_send_is_verified_with_the_first_key(
     assert len(hashed) == 1
 
 
-@pytest.mark.parametrize("secret", [FLEET, OWN])
+@pytest.mark.parametrize("secret", [FLEET, OWN], ids=["the fleet's", "its own"])
 @pytest.mark.parametrize("hint", ["", NAMES[0], NAMES[-1], "tests", "nobody"])
 async def test_the_secrets_that_many_have_are_tried_for_every_body(hint: str, secret: str) -> None:
     message = stamped(wire.encode(an_event(hint, 1000 * KIB, "other")), secret)
