@@ -97,6 +97,15 @@ class Queue:
     # In a thread
 
     def _work(self, worker: object) -> None:
+        pool = self._threads.pool
+        while self._take_turns(worker):
+            if pool.is_in_demand:  # by other handlers: behind them
+                close_old_connections()  # the next time it may be another thread
+                pool.submit(self._work, worker)
+                return
+
+    def _take_turns(self, worker: object) -> bool:
+        """Take what goes together; tell whether more waits, and this thread is to go on with it."""
         ended: list[_Waiting] = []
         try:
             close_worn_connections()
@@ -110,11 +119,11 @@ class Queue:
             stays = bool(self._waiting) and len(self._busy_since) <= self._enough()
             if not stays:
                 del self._busy_since[worker]
-        with contextlib.suppress(Exception):
-            (close_worn_connections if stays else close_old_connections)()
+        if not stays:
+            with contextlib.suppress(Exception):
+                close_old_connections()
         _tell(ended)
-        if stays:
-            self._threads.pool.submit(self._work, worker)  # behind what waits for other handlers
+        return stays
 
     def _take_some(self, worker: object, ended: list[_Waiting]) -> None:
         first = self._next(ended)

@@ -142,6 +142,11 @@ class DaemonPool(Executor):
         as_if_no_loop_ran(work)
         return future
 
+    @property
+    def is_in_demand(self) -> bool:
+        """Whether more waits than there are threads free."""
+        return not self._work.empty()
+
     def wait(self, timeout_s: float) -> int:
         """Wait until what was submitted has ended, at most `timeout_s`; return how much has not."""
         return len(wait(list(self._unfinished), timeout_s).not_done)
