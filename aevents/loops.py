@@ -74,15 +74,6 @@ def start_task(work: Coroutine[Any, Any, T], context: contextvars.Context | None
     return loop.create_task(work, context=context)
 
 
-def _quickest_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop of uvloop's where that is installed: only where no code of others runs on it."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def call_where_multiprocessing_ends(work: Callable[[], None]) -> None:
     """Have `work` called at the end of a child of `multiprocessing`, which runs no `atexit` callbacks."""
     process = sys.modules.get("multiprocessing.process")
@@ -104,9 +95,8 @@ def keep_for_ever(thing: object) -> None:
 class LoopThread:
     """An event loop in a daemon thread. `start` may be called by any thread, any number of times."""
 
-    def __init__(self, name: str, *, is_ours_alone: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._make = _quickest_loop if is_ours_alone else asyncio.new_event_loop
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -166,7 +156,7 @@ class LoopThread:
         reason = why_no_threads()
         if reason is not None:
             raise RuntimeError(reason)
-        loop = self._make()
+        loop = asyncio.new_event_loop()
         ready = threading.Event()
         thread = threading.Thread(target=self._run, args=(loop, ready), name=self.name, daemon=True)
         try:

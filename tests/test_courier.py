@@ -25,7 +25,6 @@ from aevents.arrivals import Arrivals
 from aevents.courier import courier
 from aevents.emitter import make_event
 from aevents.event import Event, Message
-from aevents.loops import LoopThread
 from aevents.shipment import Parcel, pack
 from aevents.transports.base import Destination
 from aevents.transports.memory import MemoryTransport
@@ -43,17 +42,6 @@ def fleet(settings: Any) -> Iterator[Fleet]:
 
 def couriers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "aevents"]
-
-
-def test_its_loop_is_of_uvloop_where_that_is_installed_and_no_other_is(fleet: Fleet) -> None:
-    uvloop = pytest.importorskip("uvloop")
-    with Peer() as peer:
-        fleet(payments=peer)
-        assert emit("user-created", {}).delivered
-        assert isinstance(courier._thread.start(), uvloop.Loop)
-    other = LoopThread("of handlers")
-    assert not isinstance(other.start(), uvloop.Loop)
-    other.stop(10)
 
 
 # What every script below begins with; its arguments: the peer's URL, and LIMITS as Python.
