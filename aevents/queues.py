@@ -133,8 +133,7 @@ class Queue:
         if first.subscription.batch:
             following = iter(lambda: self._next(ended, like=first), None)
             turns.take_together([first, *islice(following, int(conf().LIMITS.BATCH) - 1)])
-            self._note(worker)
-            return
+            return  # how long that took says nothing of one turn
         following = self._following(first, worker, ended)
         if not turns.is_atomic(first.subscription):
             for turn in following:
@@ -168,8 +167,8 @@ class Queue:
 
 def queue_of(subscription: Subscription, threads: HandlerThreads) -> Queue:
     """Return the queue of a handler for these threads."""
-    key = subscription.event_type, subscription.name
-    queue: Queue = threads.queues.get(key) or threads.queues.setdefault(key, Queue(threads))
+    key, queues = (subscription.event_type, subscription.name), threads.queues
+    queue: Queue = queues.get(key) or queues.setdefault(key, Queue(threads))
     return queue
 
 

@@ -33,8 +33,7 @@ class HandlerThreads:
         self._pid = os.getpid()
         self._pool: DaemonPool | None = None
         self._orm: list[OrmThread] = []
-        #: What waits for them, by handler: see `queues.py`.
-        self.queues: dict[tuple[str, str], Any] = {}
+        self._queues: dict[tuple[str, str], Any] = {}
 
     @property
     def pool(self) -> DaemonPool:
@@ -44,6 +43,13 @@ class HandlerThreads:
             if self._pool is None:
                 self._pool = DaemonPool(conf().LIMITS.HANDLER_THREADS, "aevents-handler")
             return self._pool
+
+    @property
+    def queues(self) -> dict[tuple[str, str], Any]:
+        """What waits for them, by handler: see `queues.py`."""
+        with self._lock:
+            self._look_for_a_fork()
+            return self._queues
 
     def lend_for_orm(self, context: contextvars.Context) -> OrmThread:
         """Give the ORM calls of an async handler, which runs in `context`, one thread for all of them.
@@ -79,7 +85,7 @@ class HandlerThreads:
 
     def _look_for_a_fork(self) -> None:
         if self._pid != os.getpid():  # a fork in C that ran no hooks (uWSGI): the threads are not here
-            self._pid, self._pool, self._orm, self.queues = os.getpid(), None, [], {}
+            self._pid, self._pool, self._orm, self._queues = os.getpid(), None, [], {}
 
 
 def _send_to(thread: OrmThread) -> None:
