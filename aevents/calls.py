@@ -67,7 +67,6 @@ async def call(event: Event, subscription: Subscription, lease: Lease | None) ->
         return  # else a sync function that returned a coroutine: decorated, partial
     thread = _threads.lend_for_orm(context)
     try:
-        context.run(turns.forget_language)
         await start_task(_call_async(event, subscription, result), context)
     finally:
         renewed = _threads.take_back(thread)

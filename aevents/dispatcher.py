@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import inspect
 import os
 import threading
@@ -75,7 +76,8 @@ async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, An
     """Await `work`, which runs on another loop, and not for ever where that loop ends first."""
     future: asyncio.Future[T] | None = None
     with contextlib.suppress(RuntimeError):  # closed a moment ago
-        future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+        running = _plain_context().run(asyncio.run_coroutine_threadsafe, work, loop)
+        future = asyncio.wrap_future(running)
     while future is not None and not (await asyncio.wait({future}, timeout=_GRACE_S))[0]:  # as a shield
         if not loop.is_running():  # closed, or left as it stood
             future = None
@@ -150,12 +152,19 @@ def _text(error: BaseException) -> str:
 
 async def _unless_cancelled(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` as a task of its own, which outlives a caller that is cancelled."""
-    task = start_task(work)
+    task = start_task(work, _plain_context())
     if task.done():
         return task.result()
     _under_way.add(task)
     task.add_done_callback(_under_way.discard)
     return await asyncio.shield(task)
+
+
+def _plain_context() -> contextvars.Context:
+    """Return this context without a request's language and time zone: once for all handlers of an arrival."""
+    context = contextvars.copy_context()
+    context.run(turns.forget_language)
+    return context
 
 
 def _after_fork() -> None:

@@ -61,7 +61,9 @@ class HandlerThreads:
             self._look_for_a_fork()
             if not self._orm:
                 self._orm = [OrmThread(f"aevents-orm-{n}") for n in range(int(conf().LIMITS.HANDLER_THREADS))]
-            thread = min(self._orm, key=OrmThread.users_of)
+            thread = self._orm[0]  # the rule, as most handlers wait for nothing
+            if thread.users:
+                thread = min(self._orm, key=OrmThread.users_of)
             thread.users += 1
         context.run(_send_to, thread)
         return thread

@@ -155,7 +155,6 @@ def _call(first: Turn, *others: Turn) -> Any:
 
 def _in_time(subscription: Subscription, argument: Any) -> Any:
     """Call a sync handler. No thread can be stopped: what comes too late is undone and counts as failed."""
-    forget_language()
     began = time.monotonic()
     result = subscription.handler(argument)
     if subscription.timeout_s is not None and time.monotonic() - began > subscription.timeout_s:
