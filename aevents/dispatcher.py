@@ -63,13 +63,22 @@ async def on_handlers_loop(work: Coroutine[Any, Any, T], *, at_home: bool) -> T:
     return await _from_another(loop, work)
 
 
-def start_on_handlers_loop(work: Coroutine[Any, Any, None]) -> None:
-    """Let `work` run on the loop where async handlers live; from any thread but that loop's own."""
+def start_on_handlers_loop(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Let all of them run on the loop where async handlers live; from any thread but that loop's own."""
     try:
-        asyncio.run_coroutine_threadsafe(work, _home.loop())
+        _home.loop().call_soon_threadsafe(_start_all, works)
     except BaseException:
-        work.close()
+        for work in works:
+            work.close()
         raise
+
+
+def _start_all(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    for work in works:
+        task = start_task(work)
+        if not task.done():
+            _under_way.add(task)
+            task.add_done_callback(_under_way.discard)
 
 
 async def _from_another(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

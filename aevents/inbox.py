@@ -58,18 +58,22 @@ def running() -> int:
     return len(_running)
 
 
-def begin(claimed: Claimed) -> None:
-    """Let a claimed delivery run; from any thread but the handlers' own."""
-    subscription = handler_named(claimed.event.type, claimed.target)
-    if subscription is None:  # the name is subscribed, but to other types: wait for another deploy
-        outcomes.given_back(claimed.lease, _UNKNOWN_S)
-        return
-    _begin(claimed.lease)
+def begin(claimed: Sequence[Claimed]) -> None:
+    """Let claimed deliveries run; from any thread but the handlers' own."""
+    begun = []
+    for each in claimed:
+        subscription = handler_named(each.event.type, each.target)
+        if subscription is None:  # the name is subscribed, but to other types: wait for another deploy
+            outcomes.given_back(each.lease, _UNKNOWN_S)
+        else:
+            _begin(each.lease)
+            begun.append((each.event, subscription, each.lease))
     try:
-        dispatcher.start_on_handlers_loop(_run(claimed.event, subscription, claimed.lease))
+        dispatcher.start_on_handlers_loop([_run(*each) for each in begun])
     except RuntimeError:
-        _running.pop(claimed.lease.id, None)
-        outcomes.given_back(claimed.lease, 1.0)
+        for _, _, lease in begun:
+            _running.pop(lease.id, None)
+            outcomes.given_back(lease, 1.0)
 
 
 def _begin(lease: Lease) -> None:
@@ -108,7 +112,7 @@ async def _store_first(event: Event, subscriptions: Sequence[Subscription]) -> A
     patience_s = conf().LIMITS.ANSWER_S
     try:
         (asked,) = keeper.ask_all(store.arrive, [entry], patience_s=patience_s)
-        leases = await _in_time(asked, patience_s + 1.0)
+        leases = await outcomes.in_time(asked, patience_s + 1.0)
     except Exception as error:
         return replies.not_stored(event, error)
     return stored(event, subscriptions, leases)
@@ -263,15 +267,6 @@ async def _follow(event: Event, task: asyncio.Task[Handled], lease: Lease) -> No
 
 def _failed(task: asyncio.Task[Handled]) -> bool:
     return task.done() and task.result().error is not None
-
-
-async def _in_time(future: Future[Any], timeout_s: float) -> Any:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await asyncio.shield(asyncio.wrap_future(future))
-    except TimeoutError:
-        future.add_done_callback(outcomes.came_too_late)
-        raise
 
 
 _tasks: set[asyncio.Task[Any]] = set()  # loops hold tasks weakly

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Future
+from typing import Any
 
 from aevents import retry, signals, store
 from aevents.event import Event
@@ -41,6 +43,16 @@ def given_back(lease: Lease, in_s: float = 0.0) -> None:
     """End a lease without a try, and so without spending an attempt."""
     keeper.put(store.give_back, (lease, in_s))
     keeper.look_in(in_s)
+
+
+async def in_time(stored: Future[Any], timeout_s: float) -> Any:
+    """Await the leases of what is being stored; what comes too late is given back."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.shield(asyncio.wrap_future(stored))
+    except TimeoutError:
+        stored.add_done_callback(came_too_late)
+        raise
 
 
 def came_too_late(stored: Future[tuple[Lease | None, ...] | None]) -> None:

@@ -134,14 +134,14 @@ class Relay:
 
 def _send(claimed: list[Claimed]) -> None:
     """Send what was claimed from one target on its way, together."""
+    if claimed and claimed[0].direction == IN:
+        inbox.begin(claimed)
+        return
     out: list[Claimed] = []
     for each in claimed:
         try:
-            if each.direction == IN:
-                inbox.begin(each)
-            else:
-                batch.encode([each.event])  # which is quick: a lane would find out too late
-                out.append(each)
+            batch.encode([each.event])  # which is quick: a lane would find out too late
+            out.append(each)
         except Exception as error:  # one bad row must not keep the others from their way
             _logger.exception("A stored event cannot be delivered", extra={"event_id": each.event.id})
             text = f"{type(error).__name__}: {error}"

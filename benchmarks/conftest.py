@@ -64,15 +64,15 @@ def receiver() -> Iterator[str]:
 
 @pytest.fixture
 def routed(settings: Any) -> Iterator[Any]:
-    """Route the event type `user-created` to these URLs."""
+    """Route an event type to these URLs."""
 
-    def route(*urls: str) -> None:
+    def route(*urls: str, event_type: str = "user-created") -> None:
         services = {f"service-{n}": url for n, url in enumerate(urls)}
         settings.AEVENTS = {
             "SERVICE": "benchmarks",
             "ENABLED": True,
             "SERVICES": services,
-            "SUBSCRIPTIONS": {"user-created": list(services)},
+            "SUBSCRIPTIONS": {event_type: list(services)},
         }
 
     yield route

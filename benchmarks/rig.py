@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests import databases
 
+T = TypeVar("T")
 ROUNDS = 9
 _HERE = Path(__file__).parent.parent
 _RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one in PATH may change the user
@@ -78,11 +79,14 @@ class Rig:
     def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
         self._stack = stack
         self._folder = folder
-        self._variables = {
-            **databases.environment("postgresql"),
-            "BENCH_RECEIVER": stack.enter_context(uvicorn()),
-        }
+        #: Where a process finds the database.
+        self.variables = databases.environment("postgresql")
+        self._variables = {**self.variables, "BENCH_RECEIVER": self.enter(uvicorn())}
         self._ways = frozenset(self.side("nothing").call("migrate"))
+
+    def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Enter it until the end of the test."""
+        return self._stack.enter_context(context)
 
     def need(self, way: str) -> None:
         """Skip the test where this way is not installed."""
@@ -150,14 +154,19 @@ def contest(
 @contextlib.contextmanager
 def uvicorn() -> Iterator[str]:
     """`receiver.py` under uvicorn, in a process of its own: its URL."""
+    of_django = ("uvicorn", "benchmarks.receiver:application", "--lifespan", "off")
+    with serving(*of_django, "--log-level", "warning", "--port", "{port}") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving(*command: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A module of Python's as a server, in a process of its own: its URL. `{port}` stands for the port."""
     port = free_port()
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "benchmarks.receiver:application", "--port", str(port)),
-            *("--log-level", "warning", "--lifespan", "off"),
-        ],
+        [sys.executable, "-m", *[part.format(port=port) for part in command]],
         cwd=_HERE,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", **(env or {})},
     )
     try:
         wait_for(port, process)
