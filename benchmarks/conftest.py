@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from aevents.courier import courier
+from benchmarks.rig import Rig, rigged
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +61,13 @@ def receiver() -> Iterator[str]:
     yield url
     process.terminate()
     process.wait()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, django_db_blocker: Any) -> Iterator[Rig]:
+    """A database of PostgreSQL's and what the sides of one test stand on."""
+    with rigged(tmp_path, django_db_blocker) as rig:
+        yield rig
 
 
 @pytest.fixture

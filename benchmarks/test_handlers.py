@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aevents import aemit
 from benchmarks import clients
-from benchmarks.rig import Rig, contest, rigged, serving
+from benchmarks.rig import Rig, contest, serving
 
 WIDTH, COUNT = 64, 1600
-
-
-@pytest.fixture
-def rig(tmp_path: Path, django_db_blocker: Any) -> Iterator[Rig]:
-    with rigged(tmp_path, django_db_blocker) as rig:
-        yield rig
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,15 @@ django-outbox-pattern, django-jaiminho.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.rig import Rig, contest, rigged
+from benchmarks.rig import Rig, contest
 
 ROUNDS = 25  # many short ones: a commit waits for the disk, which others use too
 COUNT = 60
 PACED_COUNT, PAUSE_S = 20, 0.01
-
-
-@pytest.fixture
-def rig(tmp_path: Path, django_db_blocker: Any) -> Iterator[Rig]:
-    with rigged(tmp_path, django_db_blocker) as rig:
-        yield rig
 
 
 @pytest.mark.parametrize(

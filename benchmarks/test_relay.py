@@ -7,21 +7,13 @@ django-outbox-pattern hands over to RabbitMQ by STOMP, where its work ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.rig import Rig, contest, rigged
+from benchmarks.rig import Rig, contest
 
 ROWS = {"aevents": 5000, "outbox-pattern": 600, "jaiminho": 100}
-
-
-@pytest.fixture
-def rig(tmp_path: Path, django_db_blocker: Any) -> Iterator[Rig]:
-    with rigged(tmp_path, django_db_blocker) as rig:
-        yield rig
 
 
 @pytest.mark.parametrize(
