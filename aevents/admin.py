@@ -29,7 +29,7 @@ from aevents.filters import (
 from aevents.models import Delivery, Pause, StoredEvent
 
 
-class NarrowPaginator(Paginator):  # type: ignore[type-arg]
+class NarrowPaginator(Paginator):  # type: ignore[type-arg]  # a parameter of the stubs alone
     """Finds a page's keys first and reads those rows only: no database sorts what only the page needs."""
 
     def page(self, number: int | str) -> Page[Any]:
@@ -160,7 +160,7 @@ class DeliveryAdmin(DeliveryColumns, StoreAdmin):
         remedies.pause(self, request, rows)
 
 
-class DeliveryInline(DeliveryColumns, admin.TabularInline):  # type: ignore[type-arg]
+class DeliveryInline(DeliveryColumns, admin.TabularInline):  # type: ignore[type-arg]  # the same
     """To whom an event is owed."""
 
     model = Delivery

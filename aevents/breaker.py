@@ -115,7 +115,7 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         self._pause_s = min(LAST_PAUSE_S, self._pause_s * 2 or FIRST_PAUSE_S)
-        self._open_until = now + self._pause_s * random.uniform(0.75, 1.25)  # noqa: S311
+        self._open_until = now + self._pause_s * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
 
     def _count(self, index: int) -> None:
         now = self._clock()

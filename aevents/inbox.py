@@ -70,7 +70,8 @@ def begin(claimed: Sequence[Claimed]) -> None:
             begun.append((each.event, subscription, each.lease))
     try:
         dispatcher.start_on_handlers_loop([_run(*each) for each in begun])
-    except RuntimeError:
+    except Exception as error:  # no loop, no file for one: whatever it is, they are nobody's now
+        outage.tell("Handlers cannot be started", error)
         for _, _, lease in begun:
             _running.pop(lease.id, None)
             outcomes.given_back(lease, 1.0)

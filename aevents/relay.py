@@ -74,7 +74,7 @@ class Relay:
         waits = self._claim_all(dues)
         now = time.monotonic()
         if now >= self._tidies_at:
-            self._tidies_at = now + _TIDY_EVERY_S * random.uniform(0.5, 1.5)  # noqa: S311
+            self._tidies_at = now + _TIDY_EVERY_S * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
             if upkeep.tidy():
                 self._tidies_at = now + POLL_S  # there is more
         # Where the tables are long, looking must not be all that the database does.

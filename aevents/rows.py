@@ -132,7 +132,7 @@ def _statement(
 def _head(vendor: str, table: str, columns: tuple[str, ...]) -> str:
     quote = "`{}`" if vendor == "mysql" else '"{}"'
     names = ", ".join(quote.format(column) for column in columns)
-    return f"INSERT INTO {quote.format(table)} ({names}) VALUES "  # noqa: S608
+    return f"INSERT INTO {quote.format(table)} ({names}) VALUES "  # noqa: S608 - names of ours
 
 
 def _execute(

@@ -148,7 +148,9 @@ def _add(
         raise InvalidSubscription(f"timeout_s of {name!r} must be a number of seconds above 0")
     is_async = _is_async(handler)
     if batch and is_async:
-        raise InvalidSubscription(f"{name!r} is async: batch=True is for sync handlers")
+        raise InvalidSubscription(
+            f"{name!r} is async: batch=True is for sync handlers, so make it a plain function"
+        )
     subscription = Subscription(event_type, handler, name, atomic, is_async, timeout_s, batch)
     # A new dict each time: another thread may be reading the old one.
     _by_type[event_type] = {**known, name: subscription}

@@ -83,6 +83,7 @@ def share(turns: Iterator[Turn]) -> list[Turn]:
     except BaseException:
         for turn in begun:
             turn.result = turn.error = None
+            turn.context.run(scope.enter, turn.event, turn.subscription.name)  # it emits the same ids again
             take(turn)
     return begun
 
@@ -122,18 +123,17 @@ def _take_in_a_savepoint(turn: Turn) -> None:
     for place, (savepoints, hook, is_robust) in enumerate(own[hooks:], hooks):
         if isinstance(hook, Pending):
             continue
-        if is_robust:
-            own[place] = (savepoints, functools.partial(turn.context.run, hook), True)
-        else:
-            own[place] = (savepoints, functools.partial(_call_hook, turn, hook), False)
+        own[place] = (savepoints, functools.partial(_call_hook, turn, hook, is_robust), is_robust)
 
 
-def _call_hook(turn: Turn, hook: Callable[[], object]) -> None:
+def _call_hook(turn: Turn, hook: Callable[[], object], is_robust: bool) -> None:
     if turn.error is not None:  # as Django has it: after one that raised, none of the rest
         return
     try:
         turn.context.run(hook)
-    except Exception as error:
+    except BaseException as error:  # all has been committed: nobody may be handled again for that
+        if is_robust and isinstance(error, Exception):
+            raise  # which Django logs
         turn.error = error
 
 
@@ -149,7 +149,7 @@ def _call(first: Turn, *others: Turn) -> Any:
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError("it returned a coroutine: batch=True is for sync handlers")
+        raise TypeError("it returned a coroutine: batch=True is for sync handlers, so leave it out here")
     return result
 
 

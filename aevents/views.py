@@ -114,7 +114,7 @@ class EventViewSet(ViewSet):
 
     @classmethod
     def as_view(cls, actions: Any = None, **initkwargs: Any) -> Any:
-        view: Any = super().as_view(actions, **initkwargs)  # type: ignore[no-untyped-call]
+        view: Any = super().as_view(actions, **initkwargs)  # type: ignore[no-untyped-call]  # adrf's
         view.login_required = False  # LoginRequiredMiddleware would send services to a login page
         for alias in connections:  # with ATOMIC_REQUESTS Django answers 500 to async views, unless:
             view = transaction.non_atomic_requests(using=alias)(view)

@@ -12,12 +12,25 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from aevents import Again, Dead, current_event, emit, inbox, subscribe_to, tables, wire
+from aevents import (
+    Again,
+    Dead,
+    claims,
+    current_event,
+    dispatcher,
+    emit,
+    inbox,
+    store,
+    subscribe_to,
+    tables,
+    wire,
+)
 from aevents.answer import Answer
 from aevents.event import Event
 from aevents.keeper import keeper
 from aevents.models import State
 from aevents.receiver import receive
+from aevents.store import Entry, Owed
 from tests.ledger import Ledger
 from tests.peers import Fleet, eventually
 from tests.project.models import Note
@@ -259,6 +272,28 @@ def test_whoever_lost_the_lease_does_not_even_begin(fleet: Fleet, ledger: Ledger
     inbox.end(5.0)
     assert runs == []
     assert ledger.row().lease == "another's"
+
+
+@pytest.mark.usefixtures("with_inbox")
+def test_what_was_claimed_and_cannot_begin_is_given_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    done: list[int] = []
+    _subscribe("sync", lambda: done.append(1))
+    store.add([Entry(tables.IN, an_event(), (Owed("handler"),))])
+    claimed = claims.claim(tables.IN, "handler", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher._home, "loop", no_file)
+        inbox.begin(claimed)
+
+    assert inbox.running() == 0
+    ledger.has(1, lease="")
+    with ledger.relaying():
+        ledger.is_empty()
+    assert done == [1]
 
 
 @pytest.mark.usefixtures("with_inbox")
