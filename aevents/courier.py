@@ -41,7 +41,7 @@ class Courier:
     """Delivers parcels on a loop of its own. Every method may be called from any thread."""
 
     def __init__(self) -> None:
-        self._thread = loops.LoopThread("aevents")
+        self._thread = loops.LoopThread("aevents", loops.new_quickest_loop)
         self._thread.on_fork = self._forget
         self._pid_of_finalizer = 0
         self._is_over = False

@@ -92,11 +92,23 @@ def keep_for_ever(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
+def new_quickest_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop of uvloop's where that is installed (`aevents[uvloop]`), else one of asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 class LoopThread:
     """An event loop in a daemon thread. `start` may be called by any thread, any number of times."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    ) -> None:
         self.name = name
+        self._new_loop = new_loop
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -156,7 +168,7 @@ class LoopThread:
         reason = why_no_threads()
         if reason is not None:
             raise RuntimeError(reason)
-        loop = asyncio.new_event_loop()
+        loop = self._new_loop()
         ready = threading.Event()
         thread = threading.Thread(target=self._run, args=(loop, ready), name=self.name, daemon=True)
         try:

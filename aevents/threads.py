@@ -160,12 +160,14 @@ class DaemonPool(Executor):
         return len(wait(list(self._unfinished), timeout_s).not_done)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads when what was submitted has ended."""
+        """End the threads when what was submitted has ended; they are gone on return where nothing runs."""
         with self._lock:
             self._is_shut = True
             for _ in self._threads:
                 self._work.put(None)
-        if wait:
+        has_ended = all(future.done() for future in list(self._unfinished))
+        # Who has nothing to do ends at once, and whoever looks for threads at an exit finds none of them.
+        if wait or has_ended:
             for thread in self._threads:
                 thread.join()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +15,14 @@ from aevents import wire
 from aevents.event import Event, new_id
 from aevents.wire import stamp
 
+SECRET = "whsec_" + base64.b64encode(b"benchmarks sign with these bytes").decode()
 PAYLOAD = {"user_id": 7, "name": "Ada", "note": "x" * 140}  # 200 bytes in all
 
 
 def message() -> tuple[dict[str, str], bytes]:
     """Return the headers and the body that aevents would send."""
     made = wire.encode(Event(new_id(), "user-created", orjson.dumps(PAYLOAD), "me", datetime.now(UTC)))
-    return stamp(made), made.body
+    return stamp(made, [base64.b64decode(SECRET.removeprefix("whsec_"))]), made.body
 
 
 def messages(count: int) -> Iterator[tuple[dict[str, str], bytes]]:

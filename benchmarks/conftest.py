@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from aevents.courier import courier
+from benchmarks import clients
 from benchmarks.rig import Rig, rigged
 
 
@@ -79,6 +80,7 @@ def routed(settings: Any) -> Iterator[Any]:
         settings.AEVENTS = {
             "SERVICE": "benchmarks",
             "ENABLED": True,
+            "SECRETS": [clients.SECRET],
             "SERVICES": services,
             "SUBSCRIPTIONS": {event_type: list(services)},
         }

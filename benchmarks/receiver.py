@@ -9,13 +9,15 @@ import orjson
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+from benchmarks.clients import SECRET
+
 settings.configure(
     SECRET_KEY="benchmarks",
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF="benchmarks.receiver",
     INSTALLED_APPS=["aevents"],
     USE_TZ=True,
-    AEVENTS={"SERVICE": "receiver", "UNSIGNED": "accept"},
+    AEVENTS={"SERVICE": "receiver", "UNSIGNED": "accept", "SECRETS": [SECRET]},
 )
 django.setup()
 

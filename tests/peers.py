@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from aevents import calls
 from aevents.courier import courier
 from aevents.threads import HandlerThreads
 
+HAS_UVLOOP = find_spec("uvloop") is not None  # in the environments with the extra of that name
 DEADLINE_S = 15.0  # generous: it ends a test that is broken, it times none that works
 
 

@@ -29,7 +29,7 @@ from aevents.shipment import Parcel, pack
 from aevents.transports.base import Destination
 from aevents.transports.memory import MemoryTransport
 from aevents.wire import encode
-from tests.peers import Fleet, Peer, answers, answers_when_released, eventually, hangs
+from tests.peers import HAS_UVLOOP, Fleet, Peer, answers, answers_when_released, eventually, hangs
 
 ROOT = Path(__file__).parent.parent
 
@@ -594,3 +594,19 @@ def test_a_fork_in_the_middle_of_traffic_leaves_both_sides_working() -> None:
         )
 
     assert printed == "10 True\n"
+
+
+def test_the_courier_alone_has_a_loop_of_uvloop_where_that_is_installed() -> None:
+    with Peer() as peer:
+        printed = run(
+            """
+            loops = []
+            async def note(payload): loops.append(asyncio.get_running_loop())
+            subscribe_to("own", note)
+            assert emit("noted", {}).delivered and emit("own", {}).delivered
+            print(type(courier._thread.start()).__module__, type(loops[0]).__module__)
+            """,
+            peer.url,
+        )
+
+    assert printed.split() == ["uvloop" if HAS_UVLOOP else "asyncio.unix_events", "asyncio.unix_events"]

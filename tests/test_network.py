@@ -117,7 +117,7 @@ class Case:
     outcome: str
     tries: int
     #: What stands in `error`; nothing where the event is delivered.
-    says: str = ""
+    says: str = ""  # a regular expression
     slowly: bool = False
     refused: bool = False
     #: Does a request arrive whole, so that the peer can count it?
@@ -176,7 +176,10 @@ CASES = {
     "garbage": again(raw(b"\x00\xff" * 500), "Bad status line"),
     "another protocol": again(raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "Bad status line"),
     "a greeting": again(
-        lambda: RudePeer(at_the_door=greets(b"220 mail\r\n")), "Bad status line", arrives=False
+        lambda: RudePeer(at_the_door=greets(b"220 mail\r\n")),
+        # Whichever aiohttp meets first: with uvloop it may be the end of a connection not yet written to.
+        "Bad status line|Can not write request body|ServerDisconnectedError",
+        arrives=False,
     ),
     "duplicate Content-Length": again(
         raw(HEAD + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd"), "Duplicate Content-Length"
@@ -245,7 +248,7 @@ def test_a_fault_has_its_outcome_and_harms_nobody_else(case: Case, emitted: Emit
         # Then it fares as the design says, in as many tries as the peer has seen
         (result,) = emission.results
         assert (result.outcome, result.attempts) == (case.outcome, case.tries), result
-        assert case.says in str(result.error or ""), result
+        assert re.search(case.says, result.error or ""), result
         assert str(result.error).isprintable()
         assert emission.ok is emission.delivered is (case.outcome == "delivered")
         if isinstance(rude, Peer):
@@ -273,7 +276,7 @@ async def test_nothing_but_unavailable_or_refused_leaves_the_seam(
         assert outcome == Receipt("")
     else:
         assert type(outcome) is (Refused if case.refused else Unavailable)
-        assert case.says in str(outcome)
+        assert re.search(case.says, str(outcome))
         assert getattr(outcome, "slowly", False) is case.slowly
     # Nothing of it was a surprise
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

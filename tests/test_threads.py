@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
@@ -81,6 +82,25 @@ def test_after_a_shutdown_it_takes_nothing_more_but_ends_what_it_has() -> None:
     assert [future.result(0) for future in futures] == [n * n for n in range(10)]
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(int)
+
+
+def test_after_a_shutdown_that_does_not_wait_no_thread_is_left_but_one_at_work() -> None:
+    for _ in range(50):
+        pool = DaemonPool(2, "pool")
+        [asked] = wait([pool.submit(threading.current_thread)]).done
+        pool.shutdown(wait=False)
+
+        assert not asked.result().is_alive()
+
+    # And one at work is not waited for
+    pool = DaemonPool(1, "pool")
+    released = threading.Event()
+    future = pool.submit(released.wait)
+    pool.shutdown(wait=False)
+
+    assert not future.done()
+    released.set()
+    assert future.result(10)
 
 
 async def test_where_no_thread_can_be_started_the_work_is_done_here_as_if_no_loop_ran(

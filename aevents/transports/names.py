@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import functools
 import os
 import socket
@@ -108,5 +109,7 @@ class Door:
             self._changed.notify_all()
 
 
+# Here rather than at the first connection, which a fork may interrupt: its child would never get the codec.
+codecs.lookup("idna")
 _door = Door()
 os.register_at_fork(before=_door.shut, after_in_parent=_door.open, after_in_child=_door.renew)
