@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,18 +16,19 @@ from aevents.event import Event, new_id
 from aevents.wire import stamp
 
 SECRET = "whsec_" + base64.b64encode(b"benchmarks sign with these bytes").decode()
+KEY = base64.b64decode(SECRET.removeprefix("whsec_"))
 PAYLOAD = {"user_id": 7, "name": "Ada", "note": "x" * 140}  # 200 bytes in all
 
 
-def message() -> tuple[dict[str, str], bytes]:
-    """Return the headers and the body that aevents would send."""
+def message(keys: Sequence[bytes] = (KEY,)) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body that aevents would send, signed with these keys."""
     made = wire.encode(Event(new_id(), "user-created", orjson.dumps(PAYLOAD), "me", datetime.now(UTC)))
-    return stamp(made, [base64.b64decode(SECRET.removeprefix("whsec_"))]), made.body
+    return stamp(made, keys), made.body
 
 
-def messages(count: int) -> Iterator[tuple[dict[str, str], bytes]]:
+def messages(count: int, keys: Sequence[bytes] = (KEY,)) -> Iterator[tuple[dict[str, str], bytes]]:
     """Return so many of them, each with an id of its own: made beforehand, so that only sending is timed."""
-    return iter([message() for _ in range(count)])
+    return iter([message(keys) for _ in range(count)])
 
 
 def session() -> aiohttp.ClientSession:
@@ -40,6 +41,11 @@ def session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
     )
+
+
+async def opened() -> aiohttp.ClientSession:
+    """Return a session from outside of its loop: `loop.run_until_complete(opened())`."""
+    return session()
 
 
 async def post(http: aiohttp.ClientSession, url: str, headers: dict[str, str], body: bytes) -> None:

@@ -18,8 +18,14 @@ from typing import Any
 import pytest
 
 from aevents.courier import courier
-from benchmarks import clients
+from aevents.loops import new_quickest_loop
+from benchmarks import clients, report
 from benchmarks.rig import Rig, rigged
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Known only where this folder is named on the command line, as `tox -e bench` does.
+    parser.addoption("--report", action="store_true", help="write benchmarks/report.md and report.svg")
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +52,7 @@ def receiver() -> Iterator[str]:
             *("--log-level", "warning", "--lifespan", "off"),
         ],
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": ""},
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "BENCH_SECRET": clients.SECRET},
     )
     url = f"http://127.0.0.1:{port}"
     ends = time.monotonic() + 30
@@ -62,6 +68,14 @@ def receiver() -> Iterator[str]:
     yield url
     process.terminate()
     process.wait()
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop as the courier has it: uvloop's, where that is installed."""
+    loop = new_quickest_loop()
+    yield loop
+    loop.close()
 
 
 @pytest.fixture
@@ -101,6 +115,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         terminalreporter.write_line(
             f"{info['what']:<78} {info['ratio']:>6.2f}  ({least:.2f} to {greatest:.2f})  goal {info['goal']}"
         )
+    if config.getoption("--report", default=False):
+        for path in report.write(bench.extra_info for bench in rows):
+            terminalreporter.write_line(f"written: {path}")
 
 
 def _serve(told: Connection) -> None:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aevents import aemit
-from aevents.loops import new_quickest_loop
 from benchmarks import clients
 from benchmarks.duel import TIMES, duel
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = new_quickest_loop()  # as the courier has
-    yield loop
-    loop.close()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +32,7 @@ def test_aemit_beside_bare_aiohttp(
     count = count if into == "sink" else count // 4
     routed(url)
     messages = clients.messages(TIMES * count)
-    http = loop.run_until_complete(_opened())
+    http = loop.run_until_complete(clients.opened())
 
     async def emit() -> None:
         assert (await aemit("user-created", clients.PAYLOAD)).delivered
@@ -57,7 +49,3 @@ def test_aemit_beside_bare_aiohttp(
         is_rate=width > 1,
     )
     loop.run_until_complete(http.close())
-
-
-async def _opened() -> Any:
-    return clients.session()

@@ -25,15 +25,20 @@ WIDTH, COUNT = 64, 1600
     ("event_type", "goal"), [("row-by-row", "at least 1.5 (rate)"), ("many-at-once", "at least 5 (rate)")]
 )
 def test_a_handler_beside_a_view(
-    benchmark: Any, rig: Rig, routed: Callable[..., None], event_type: str, goal: str
+    benchmark: Any,
+    loop: asyncio.AbstractEventLoop,
+    rig: Rig,
+    routed: Callable[..., None],
+    event_type: str,
+    goal: str,
 ) -> None:
     gthread = ("gunicorn", "benchmarks.writer:wsgi", "-k", "gthread", "--threads", "8", "--keep-alive", "30")
     view = rig.enter(serving(*gthread, "-b", "127.0.0.1:{port}", env=rig.variables))
     uvicorn = ("uvicorn", "benchmarks.writer:short_way", "--log-level", "warning", "--port", "{port}")
     receiver = rig.enter(serving(*uvicorn, env=rig.variables))
     routed(f"{receiver}/events/", event_type=event_type)
-    side, loop = rig.side("nothing"), asyncio.new_event_loop()
-    http = loop.run_until_complete(_opened())
+    side = rig.side("nothing")
+    http = loop.run_until_complete(clients.opened())
 
     async def emit() -> None:
         assert (await aemit(event_type, clients.PAYLOAD)).delivered
@@ -58,8 +63,3 @@ def test_a_handler_beside_a_view(
         is_rate=True,
     )
     loop.run_until_complete(http.close())
-    loop.close()
-
-
-async def _opened() -> Any:
-    return clients.session()
