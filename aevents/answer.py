@@ -11,7 +11,7 @@ import orjson
 ANSWER_BYTES = 64 * 1024  # read of one answer, head and body, as they come over the wire
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """An HTTP status with its JSON body and lower-case headers."""
 

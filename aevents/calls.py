@@ -16,6 +16,7 @@ import inspect
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -28,7 +29,7 @@ from aevents.queues import queue_of
 from aevents.settings import conf
 from aevents.subscriptions import Subscription
 from aevents.tables import Lease
-from aevents.threads import HandlerThreads
+from aevents.threads import HandlerThreads, OrmThread
 from aevents.turns import Turn
 
 _logger = logging.getLogger("aevents")
@@ -58,26 +59,74 @@ async def call(event: Event, subscription: Subscription, lease: Lease | None) ->
             if subscription.is_async or inspect.isawaitable(result):
                 with _plain_language():
                     await _call_async(event, subscription, result)
-            return
+        return
+    if subscription.is_async:
+        await begin(event, subscription).ended()
+        return
     # What a handler sets in its context, no other sees.
     context = contextvars.copy_context()
     context.run(scope.enter, event, subscription.name)
     result = await _call_if_sync(context, event, subscription, lease)
-    if not (subscription.is_async or inspect.isawaitable(result)):
-        return  # else a sync function that returned a coroutine: decorated, partial
-    thread = _threads.lend_for_orm(context)
-    try:
-        await start_task(_call_async(event, subscription, result), context)
-    finally:
-        renewed = _threads.take_back(thread)
-        if renewed is not None:
-            await asyncio.wrap_future(renewed)
+    if inspect.isawaitable(result):  # a sync function that returned a coroutine: decorated, partial
+        await _begin(context, event, subscription, result).ended()
+
+
+def begin(event: Event, subscription: Subscription) -> Begun:
+    """Let an async handler begin, in a context of its own. It must be `is_over` or be waited for: `ended`."""
+    context = contextvars.copy_context()
+    context.run(scope.enter, event, subscription.name)
+    return _begin(context, event, subscription, None)
+
+
+def _begin(context: contextvars.Context, event: Event, subscription: Subscription, begun: Any) -> Begun:
+    threads = _threads
+    thread = threads.lend_for_orm(context)
+    return Begun(start_task(_outcome(event, subscription, begun), context), threads, thread)
+
+
+class Begun:
+    """An async handler that has begun."""
+
+    __slots__ = ("_renewed", "_thread", "_threads", "task")
+
+    def __init__(
+        self, task: asyncio.Task[BaseException | None], threads: HandlerThreads, thread: OrmThread
+    ) -> None:
+        self.task = task
+        self._threads = threads
+        self._thread: OrmThread | None = thread
+        self._renewed: Future[Any] | None = None
+
+    def is_over(self) -> bool:
+        """Tell whether nothing has to be waited for: most handlers never wait for anything themselves."""
+        return self.task.done() and self._take_back() is None
+
+    def error(self) -> BaseException | None:
+        """Return what the handler raised, once it is over."""
+        return asyncio.CancelledError() if self.task.cancelled() else self.task.result()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, and raise what it raised."""
+        try:
+            error = await self.task
+        finally:
+            renewed = self._take_back()
+            if renewed is not None:
+                await asyncio.wrap_future(renewed)
+        if error is not None:
+            raise error
+
+    def _take_back(self) -> Future[Any] | None:
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            self._renewed = self._threads.take_back(thread)
+        return self._renewed
 
 
 async def _call_if_sync(
     context: contextvars.Context, event: Event, subscription: Subscription, lease: Lease | None
 ) -> Any:
-    if subscription.is_async:
+    if subscription.is_async:  # in a user's tests
         return None
     turn = Turn(event, subscription, lease, context)
     if _inline.get():
@@ -88,6 +137,17 @@ async def _call_if_sync(
     if turn.error is not None:
         raise turn.error
     return turn.result
+
+
+async def _outcome(event: Event, subscription: Subscription, begun: Any) -> BaseException | None:
+    """Return what the handler raised: a task would throw it into who waits, which GeneratorExit ends."""
+    try:
+        await _call_async(event, subscription, begun)
+    except BaseException as error:
+        if is_for_us(error):
+            raise
+        return error
+    return None
 
 
 async def _call_async(event: Event, subscription: Subscription, begun: Any) -> None:

@@ -125,32 +125,34 @@ def event_of(attributes: Any, data: bytes | None) -> Event:
     if not (isinstance(event_type, str) and is_event_type(event_type)):
         raise MalformedMessage(400, f"type must be a printable string of 1 to {MAX_TYPE_LENGTH} characters.")
     media_type = attributes.get("datacontenttype")
-    if media_type is not None and not (isinstance(media_type, str) and _JSON_TYPE.fullmatch(media_type)):
+    if not (media_type is None or media_type == wire.JSON) and not (
+        isinstance(media_type, str) and _JSON_TYPE.fullmatch(media_type)
+    ):
         raise MalformedMessage(400, "datacontenttype must be JSON.")
     if data is None:
         data = _data_of(attributes)
     nesting = conf().LIMITS.NESTING
     if payload.nests_deeper_than(nesting, data):
         raise MalformedMessage(400, f"The payload nests deeper than {nesting} levels.")
-    cause = _hint(attributes.get("causationid"))
+    source, cause = attributes.get("source"), _hint(attributes.get("causationid"))
     return Event(
-        id=id,
-        type=event_type,
-        data=data,
-        source=wire.service_of(attributes.get("source")),
-        time=wire.time_of(_hint(attributes.get("time"))),
-        key=_hint(attributes.get("partitionkey")),
-        cause=cause,
-        correlation=_hint(attributes.get("correlationid")) or cause,
-        hops=_hops(attributes.get("hops")),
-        trace=wire.trace_of(_hint(attributes.get("traceparent"))),
-        id_scope=_scope(id, attributes.get("source")),
+        id,
+        event_type,
+        data,
+        wire.service_of(source),
+        wire.time_of(_hint(attributes.get("time"))),
+        _hint(attributes.get("partitionkey")),
+        cause,
+        _hint(attributes.get("correlationid")) or cause,
+        _hops(attributes["hops"]) if "hops" in attributes else 0,
+        wire.trace_of(_hint(attributes.get("traceparent"))),
+        id_scope="" if _A_UUID.fullmatch(id) else _scope(source),
     )
 
 
-def _scope(id: str, source: object) -> str:
-    """Say in what `id` is unique: ours is everywhere, another's (`1`, say) only within its `source`."""
-    if _A_UUID.fullmatch(id) or not isinstance(source, str):
+def _scope(source: object) -> str:
+    """Say in what an id is unique that is no UUID: ours everywhere, another's (`1`) within its `source`."""
+    if not isinstance(source, str):
         return ""
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -169,6 +171,8 @@ def _data_of(attributes: dict[str, Any]) -> bytes:
 
 
 def _hint(value: object) -> str | None:
+    if value is None:
+        return None
     is_text = isinstance(value, str) and 0 < len(value) <= wire.MAX_HINT_LENGTH and value.isprintable()
     return value if is_text else None  # type: ignore[return-value]  # it is one
 

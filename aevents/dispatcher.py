@@ -14,7 +14,8 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -26,12 +27,13 @@ from aevents.loops import start_task
 from aevents.recent import Recent, Run
 from aevents.subscriptions import Subscription, handlers_of
 from aevents.tables import Lease, LeaseLost
+from aevents.threads import hide_who_waits
 
 T = TypeVar("T")
 _GRACE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Handled:
     """How one handler fared: `error` is None where it succeeded, now or at an earlier try."""
 
@@ -40,6 +42,22 @@ class Handled:
     exception: BaseException | None = None
     again: bool = False  # it had succeeded before and was not run
     is_noted: bool = False  # its success is in the store already, together with its effect
+
+
+@dataclass(slots=True, eq=False)
+class Ended:
+    """Stands where a task would, for a handler that has ended before one was needed."""
+
+    handled: Handled
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Handled:
+        return self.handled
+
+
+Started = asyncio.Task[Handled] | Ended
 
 
 async def on_handlers_loop(work: Coroutine[Any, Any, T], *, at_home: bool) -> T:
@@ -115,6 +133,20 @@ async def run(event: Event, subscription: Subscription, lease: Lease | None = No
 
     `lease`: of the stored delivery. A sync handler in a transaction has done it or not by the commit.
     """
+    begun = _begin(event, subscription, lease)
+    return begun if isinstance(begun, Handled) else await begun
+
+
+def start(event: Event, subscription: Subscription) -> Started:
+    """Let the handler begin, as `run` would; a task is only made of one that waits for something."""
+    begun = _begin(event, subscription, None)
+    return Ended(begun) if isinstance(begun, Handled) else start_task(begun)
+
+
+def _begin(
+    event: Event, subscription: Subscription, lease: Lease | None
+) -> Handled | Coroutine[Any, Any, Handled]:
+    """Return how the handler fared, or what is still to be awaited."""
     # A test is told what its own arrival does, whatever an older test made of the same id.
     # And what the store says is owed is owed, whatever this process remembers: somebody replayed it.
     recent = None if calls.is_inline() else _recent
@@ -124,32 +156,62 @@ async def run(event: Event, subscription: Subscription, lease: Lease | None = No
     if not is_mine:
         if once.outcome is None:
             return Handled(subscription.name, again=True)
-        error = await asyncio.shield(asyncio.wrap_future(once.outcome))
-        return Handled(subscription.name, error)
-    began = time.monotonic()
+        return _joined(subscription.name, once.outcome)
     attempt = once.attempt if lease is None else lease.attempts + 1
     if attempt > 1:
         event = replace(event, attempt=attempt)
-    exception: BaseException | None = None
-    try:
-        await calls.call(event, subscription, lease)
-    except BaseException as error:  # SystemExit in a handler is the handler's failure, not ours
-        exception = error
-    text = None if exception is None else _text(exception)
-    if recent is not None:
-        recent.end(event.identity, subscription.name, once, text)
-    facts = {"event": event, "handler": subscription.name, "elapsed_s": time.monotonic() - began}
-    if exception is None:
-        if signals.is_heard(signals.handler_succeeded):
-            signals.announce(signals.handler_succeeded, **facts)
-        return Handled(subscription.name, is_noted=lease is not None and turns.is_atomic(subscription))
-    if isinstance(exception, Again):
-        signals.announce(signals.handler_deferred, **facts, in_s=exception.in_s)
-    elif not isinstance(exception, (Dead, LeaseLost)):
-        signals.announce(signals.handler_failed, **facts, error=exception)
-    if calls.is_for_us(exception):
-        raise exception
-    return Handled(subscription.name, text, exception)
+    this = _Try(event, subscription, lease, recent, once, time.monotonic())
+    if recent is None or not subscription.is_async:
+        return this.awaited(calls.call(event, subscription, lease))
+    begun = calls.begin(event, subscription)
+    return this.ended(begun.error()) if begun.is_over() else this.awaited(begun.ended())
+
+
+async def _joined(handler: str, outcome: Future[str | None]) -> Handled:
+    return Handled(handler, await asyncio.shield(asyncio.wrap_future(outcome)))
+
+
+@dataclass(slots=True, eq=False)
+class _Try:
+    """One run of one handler, and all that is told and remembered of it."""
+
+    event: Event
+    subscription: Subscription
+    lease: Lease | None
+    recent: Recent | None
+    once: Run
+    began: float
+
+    async def awaited(self, call: Awaitable[None]) -> Handled:
+        """Await the handler."""
+        try:
+            await call
+        except BaseException as error:  # SystemExit in a handler is the handler's failure, not ours
+            handled = self.ended(error)
+            if calls.is_for_us(error):
+                raise
+            return handled
+        return self.ended(None)
+
+    def ended(self, error: BaseException | None) -> Handled:
+        """Note and announce how it fared."""
+        name = self.subscription.name
+        text = None if error is None else _text(error)
+        if self.recent is not None:
+            self.recent.end(self.event.identity, name, self.once, text)
+        if error is None:
+            if signals.is_heard(signals.handler_succeeded):
+                signals.announce(signals.handler_succeeded, **self._facts())
+            return Handled(name, is_noted=self.lease is not None and turns.is_atomic(self.subscription))
+        if isinstance(error, Again):
+            signals.announce(signals.handler_deferred, **self._facts(), in_s=error.in_s)
+        elif not isinstance(error, (Dead, LeaseLost)):
+            signals.announce(signals.handler_failed, **self._facts(), error=error)
+        return Handled(name, text, error)
+
+    def _facts(self) -> dict[str, Any]:
+        elapsed_s = time.monotonic() - self.began
+        return {"event": self.event, "handler": self.subscription.name, "elapsed_s": elapsed_s}
 
 
 def _text(error: BaseException) -> str:
@@ -172,8 +234,14 @@ async def _unless_cancelled(work: Coroutine[Any, Any, T]) -> T:
 def _plain_context() -> contextvars.Context:
     """Return this context without a request's language and time zone: once for all handlers of an arrival."""
     context = contextvars.copy_context()
-    context.run(turns.forget_language)
+    if context:  # a server's own is empty, as nothing before Django sets a variable
+        context.run(_forget_the_request)
     return context
+
+
+def _forget_the_request() -> None:
+    turns.forget_language()
+    hide_who_waits()
 
 
 def _after_fork() -> None:

@@ -15,14 +15,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from aevents import claims, dispatcher, outage, outcomes, replies, retry, signals, store, tables
 from aevents.answer import Answer
 from aevents.claims import Claimed
-from aevents.dispatcher import Handled
+from aevents.dispatcher import Ended, Handled, Started
 from aevents.event import Event
 from aevents.keeper import keeper
 from aevents.loops import exit_lasts_s, start_task
@@ -188,37 +188,41 @@ async def _run_first(event: Event, subscriptions: Sequence[Subscription]) -> Ans
     if tables.why_not() is not None:
         return replies.of_handlers(event, await dispatcher.run_all(event, subscriptions))
     tasks = begin_all(event, subscriptions)
-    if not all(task.done() for task in tasks.values()):
-        await asyncio.wait(tasks.values(), timeout=conf().LIMITS.ANSWER_S)
+    waiting = [each for each in tasks.values() if isinstance(each, asyncio.Task)]
+    if not all(task.done() for task in waiting):
+        await asyncio.wait(waiting, timeout=conf().LIMITS.ANSWER_S)
     return await concluded(event, tasks)
 
 
-def begin_all(event: Event, subscriptions: Sequence[Subscription]) -> dict[str, asyncio.Task[Handled]]:
+def begin_all(event: Event, subscriptions: Sequence[Subscription]) -> dict[str, Started]:
     """Let the handlers of an event that is not stored begin; return what runs, by their names."""
-    tasks = {each.name: start_task(dispatcher.run(event, each)) for each in subscriptions}
-    for task in tasks.values():
-        _keep(task)
-    return tasks
+    started = {each.name: dispatcher.start(event, each) for each in subscriptions}
+    for each in started.values():
+        if isinstance(each, asyncio.Task):
+            _keep(each)
+    return started
 
 
-async def concluded(event: Event, tasks: dict[str, asyncio.Task[Handled]]) -> Answer:
+async def concluded(event: Event, tasks: Mapping[str, Started]) -> Answer:
     """Return the answer; what runs still, and what has failed, is stored first."""
     owed = [name for name, task in tasks.items() if not task.done() or _failed(task)]
     if owed and await _store_rest(event, {name: tasks[name] for name in owed}):
         return Answer(202, {"id": event.id, "status": "stored"})
-    return replies.of_handlers(event, [await task for task in tasks.values()])
+    handled = [each.result() if isinstance(each, Ended) else await each for each in tasks.values()]
+    return replies.of_handlers(event, handled)
 
 
-async def _store_rest(event: Event, tasks: dict[str, asyncio.Task[Handled]]) -> bool:
+async def _store_rest(event: Event, tasks: Mapping[str, Started]) -> bool:
     """Store what the handlers of `tasks` still owe, having failed or not ended; tell whether it is."""
-    owed, running = [], []
+    owed: list[Owed] = []
+    running: dict[str, asyncio.Task[Handled]] = {}
     for name, task in tasks.items():
-        if task.done():
+        if isinstance(task, Ended) or task.done():
             text = task.result().error or ""
             later = retry.later(0, 0, task.result().exception or RuntimeError(text))
             owed.append(Owed(name, False, later.in_s, later.attempts, later.refusals, text, later.is_dead))
         else:
-            running.append(name)
+            running[name] = task
             owed.append(Owed(name, is_leased=True, error="it was still running"))
     entry = Entry(IN, event, tuple(owed))
     (adding,) = keeper.ask_all(store.add, [entry], patience_s=_PATIENCE_S)
@@ -229,16 +233,16 @@ async def _store_rest(event: Event, tasks: dict[str, asyncio.Task[Handled]]) -> 
                 outcomes.died(event, entry.target, entry.attempts, entry.error)
             if lease is not None:
                 _begin(lease)
-                _keep(start_task(_follow(event, tasks[entry.target], lease)))
+                _keep(start_task(_follow(event, running[entry.target], lease)))
 
     added = start_task(_when_added(adding, stored))
     _keep(added)
     if running and len(running) == len(tasks):
         # On SQLite a handler's own transaction may be what the store waits for: then it ends first.
-        ended = asyncio.gather(*(tasks[name] for name in running), return_exceptions=True)
+        ended = asyncio.gather(*running.values(), return_exceptions=True)
         first: tuple[asyncio.Future[Any], ...] = (added, ended)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done() and not added.done() and not any(_failed(tasks[name]) for name in running):
+        if ended.done() and not added.done() and not any(map(_failed, running.values())):
             return False  # all has succeeded; the row that is still to come is removed when it is there
     return await asyncio.shield(added)
 
@@ -266,7 +270,7 @@ async def _follow(event: Event, task: asyncio.Task[Handled], lease: Lease) -> No
     _note(event, handled, lease)
 
 
-def _failed(task: asyncio.Task[Handled]) -> bool:
+def _failed(task: Started) -> bool:
     return task.done() and task.result().error is not None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aevents import inbox, outcomes, replies, store, tables
 from aevents.answer import Answer
-from aevents.dispatcher import Handled
+from aevents.dispatcher import Handled, Started
 from aevents.event import Event
 from aevents.keeper import keeper
 from aevents.settings import conf
@@ -119,7 +119,7 @@ class _Crew:
     """The handlers of a batch, those of so many events at a time."""
 
     def __init__(self, events: Sequence[Event]) -> None:
-        self.begun: list[dict[str, asyncio.Task[Handled]] | None] = [None] * len(events)
+        self.begun: list[dict[str, Started] | None] = [None] * len(events)
         self.ended = asyncio.Event()
         self.is_late = False
         self._waiting = iter(enumerate(events))
@@ -136,7 +136,7 @@ class _Crew:
             place, event = following
             tasks = self.begun[place] = inbox.begin_all(event, handlers_of(event.type))
             for task in tasks.values():
-                if not task.done():
+                if isinstance(task, asyncio.Task) and not task.done():
                     self._running += 1
                     task.add_done_callback(self._one_ended)
         else:

@@ -18,6 +18,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 # orjson reads an integer of more than 64 bits as a float: such bodies go through the slower parser.
 _LONG_NUMBER = re.compile(rb"\d{19}")
+_IN_STEPS, _TWO_STEPS = 9, re.compile(rb"\d\d")  # of which any such number has two in a row
 _WALKED = frozenset({dict, list, int})
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _ALL_ELSE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -64,7 +65,8 @@ def encode_anew(value: Any) -> bytes:
 def decode(data: bytes) -> Any:
     """Return the value of strict JSON in strict UTF-8; raises `ValueError` for anything else."""
     value = orjson.loads(data)
-    if _LONG_NUMBER.search(data):
+    # One byte in nine says of most payloads that there is none, in a fifth of the time.
+    if _TWO_STEPS.search(data[::_IN_STEPS]) and _LONG_NUMBER.search(data):
         return json.loads(data)
     return value
 

@@ -83,7 +83,9 @@ def _decode(message: Message, signer: str | None) -> Event:
 
 def _allowed(
     found: Sequence[Event | tuple[str, MalformedMessage]], signer: str | None
-) -> list[Event | tuple[str, MalformedMessage]]:
+) -> Sequence[Event | tuple[str, MalformedMessage]]:
+    if not routes.are_senders_limited():
+        return found
     judged: list[Event | tuple[str, MalformedMessage]] = []
     for each in found:
         try:
@@ -110,8 +112,7 @@ async def _handle_all(
     found: Sequence[Event | tuple[str, MalformedMessage]], peer: str, *, at_home: bool
 ) -> Answer:
     events = [each for each in found if isinstance(each, Event)]
-    for event in events:
-        _tell_of(event)
+    _tell_of(*events)
     try:
         if is_recording():
             taken = [replies.of_handlers(event, await dispatcher.run_here(event)) for event in events]
@@ -131,8 +132,8 @@ async def _handle_all(
     )
 
 
-def _tell_of(event: Event) -> None:
-    if signals.is_heard(signals.event_received):
+def _tell_of(*events: Event) -> None:
+    for event in events if signals.is_heard(signals.event_received) else ():
         names = tuple(subscription.name for subscription in handlers_of(event.type))
         signals.announce(signals.event_received, event=event, handlers=names)
     keeper.begin()

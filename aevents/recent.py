@@ -48,9 +48,10 @@ class Recent:
                     run.outcome = Future()
                     run.outcome.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
                 return run, False
-            ended_at, attempt, succeeded = self._ended.get(key, (0.0, 0, False))
-            if ended_at <= time.monotonic() - conf().LIMITS.REMEMBER_S:
-                attempt, succeeded = 0, False
+            attempt, succeeded = 0, False
+            ended = self._ended.get(key)
+            if ended is not None and ended[0] > time.monotonic() - conf().LIMITS.REMEMBER_S:
+                _, attempt, succeeded = ended
             if succeeded and not again:
                 return Run(attempt), False
             run = self._running[key] = Run(attempt + 1)
@@ -61,16 +62,18 @@ class Recent:
         key, now = (event_id, handler), time.monotonic()
         with self._lock:
             self._running.pop(key, None)
+            if key in self._ended:
+                del self._ended[key]  # a new one stands at the end
             self._ended[key] = now, run.attempt, error is None
-            self._ended.move_to_end(key)
             self._forget(now)
         if run.outcome is not None:
             run.outcome.set_result(error)
 
     def _forget(self, now: float) -> None:
-        limits = conf().LIMITS
+        limits, ended = conf().LIMITS, self._ended
         horizon = now - limits.REMEMBER_S
-        while self._ended:
-            if len(self._ended) <= limits.REMEMBER and next(iter(self._ended.values()))[0] > horizon:
+        while ended:
+            oldest = next(iter(ended))
+            if len(ended) <= limits.REMEMBER and ended[oldest][0] > horizon:
                 return
-            self._ended.popitem(last=False)
+            del ended[oldest]

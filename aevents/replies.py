@@ -13,15 +13,20 @@ from aevents.event import Event
 
 def of_handlers(event: Event, handled: Sequence[Handled]) -> Answer:
     """Return the answer where all handlers have ended and nothing is stored."""
-    failed = [entry for entry in handled if entry.error is not None]
-    if failed:
+    is_again = bool(handled)
+    has_failed = False
+    for entry in handled:
+        is_again = is_again and entry.again
+        has_failed = has_failed or entry.error is not None
+    if has_failed:
+        failed = [entry for entry in handled if entry.error is not None]
         detail = f"These handlers failed: {', '.join(entry.handler for entry in failed)}"
         waits = [entry.exception.in_s for entry in failed if isinstance(entry.exception, Again)]
         headers = {"retry-after": str(round(max(waits)))} if waits else {}
         return Answer(503, {"id": event.id, "status": "failed", "detail": detail}, headers)
     if not handled:
         return Answer(200, {"id": event.id, "status": "unhandled"})
-    if all(entry.again for entry in handled):
+    if is_again:
         signals.announce(signals.event_duplicate, event=event)
         return Answer(200, {"id": event.id, "status": "duplicate"})
     return Answer(200, {"id": event.id, "status": "handled"})

@@ -78,6 +78,11 @@ def mistakes_in_secrets() -> tuple[str, ...]:
         return ()
 
 
+def are_senders_limited() -> bool:
+    """Tell whether `SENDERS` names anybody."""
+    return bool(_current().senders)
+
+
 def may_send(event_type: str, signer: str | None) -> bool:
     """Tell whether `SENDERS` lets `signer` (None: nobody signed) send events of this type here."""
     named = [names for expression, names in _current().senders if expression.fullmatch(event_type)]

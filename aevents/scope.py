@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aevents.event import Event, derived_id, new_id
 
@@ -18,12 +18,14 @@ class Scope:
     event: Event  # of several that it is called with at once, one with the most hops
     handler: str
     is_of_one: bool = True
-    emitted: Counter[str] = field(default_factory=Counter)
+    emitted: Counter[str] | None = None  # most emit nothing
 
     def next_id(self, event_type: str) -> str:
         """Return the id of the next event of this type: the same at every run for the same event."""
         if not self.is_of_one:  # who is called together changes from run to run
             return new_id()
+        if self.emitted is None:
+            self.emitted = Counter()
         nth = self.emitted[event_type]
         self.emitted[event_type] += 1
         return derived_id(self.event.identity, self.handler, event_type, nth)

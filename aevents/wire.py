@@ -118,6 +118,8 @@ def decode(message: Message) -> Event:
 
 def require_media_type(headers: Mapping[str, str], wanted: str) -> None:
     """Raise `MalformedMessage` unless the body is of this type, plain and in UTF-8."""
+    if headers.get("content-type") == wanted and "content-encoding" not in headers:  # the rule
+        return
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise MalformedMessage(415, "Compressed bodies are not taken: send it without Content-Encoding.")
@@ -203,6 +205,8 @@ def time_of(text: str | None) -> datetime:
     """Return the moment that `text` tells, or now where it tells none."""
     try:
         value = datetime.fromisoformat((text or "").upper())  # RFC 3339 has its T and Z in either case
+        if value.tzinfo is UTC:
+            return value
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return datetime.now(UTC)
@@ -256,7 +260,9 @@ def service_of(source: object) -> str:
         return ""
     service = source
     if source.startswith("/"):
-        service = _unquote(source[1:]) or source[1:]
+        service = source[1:]
+        if "%" in service:
+            service = _unquote(service) or service
     return service if service.isprintable() and len(service) <= MAX_HINT_LENGTH else ""
 
 
