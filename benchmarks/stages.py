@@ -1,0 +1,91 @@
+"""The stages of both sides: which modules each has, which floor, and the tables of what they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# `aevents.settings` and the like are read everywhere: what stands in no list counts as its caller's.
+_EMITTING: Mapping[str, tuple[str, ...]] = {
+    "client": ("benchmarks", "aevents.emitter", "aevents.emission"),
+    "compose": ("aevents.composer", "aevents.event", "aevents.payload", "aevents.wire:encode"),
+    "routes and parcels": ("aevents.routes", "aevents.shipment"),
+    "crossing": ("aevents.courier", "aevents.arrivals", "aevents.returns"),
+    "the courier's loop": ("aevents.loops",),
+    "lane": (
+        *("aevents.lane", "aevents.convoy", "aevents.backlog", "aevents.endings", "aevents.outcomes"),
+        *("aevents.pace", "aevents.breaker", "aevents.retry"),
+    ),
+    "wire": ("aevents.batch", "aevents.cloudevents", "aevents.wire", "aevents.signature"),
+    "HTTP": ("aevents.transports", "aiohttp", "yarl", "multidict"),
+}
+_RECEIVING: Mapping[str, tuple[str, ...]] = {
+    "server": ("uvicorn", "benchmarks"),
+    "parse": ("aevents.asgi", "aevents.answer"),
+    "verify": ("aevents.signature", "aevents.keyring", "aevents.receiver:_signer"),
+    "decode": ("aevents.batch", "aevents.cloudevents", "aevents.wire", "aevents.payload"),
+    "dispatch": (
+        *("aevents.receiver", "aevents.dispatcher", "aevents.inbox", "aevents.intake", "aevents.calls"),
+        *("aevents.queues", "aevents.turns", "aevents.threads", "aevents.recent", "aevents.subscriptions"),
+        *("aevents.replies", "aevents.loops", "aevents.scope", "aevents.event"),
+    ),
+    "database": (
+        *("aevents.store", "aevents.tables", "aevents.rows", "aevents.columns", "aevents.keeper"),
+        *("aevents.jobs", "aevents.holdings", "aevents.outcomes", "aevents.claims", "aevents.relay"),
+        *("aevents.outage", "aevents.models", "django", "psycopg"),
+    ),
+}
+OF = {"emitter": _EMITTING, "receiver": _RECEIVING}
+
+# What the floor of each stage is, and in words.
+_FLOORS = {
+    "client": ("wake", "a waiting task's future done by its own loop"),
+    "compose": ("compose", "an id, the time, `orjson.dumps` of the payload"),
+    "routes and parcels": ("pack", "a look into a dict, one object"),
+    "crossing": ("cross", "a deque, one wake for all"),
+    "wire": ("write+sign", "attributes by `orjson.dumps`, joined, one HMAC"),
+    "HTTP": ("send", "the request into a socket and out of it"),
+    "server": ("serve", "the same, and httptools' parser"),
+    "verify": ("sign", "one HMAC of the body"),
+    "decode": ("read", "`orjson.loads` of the body"),
+    "dispatch": ("handle", "`orjson.loads` of the payload, the handler awaited"),
+    "database": ("insert", "one INSERT and one DELETE for all"),
+}
+
+
+def table(side: str, plain: dict[str, Any], stored: dict[str, Any] | None, rest: str) -> str:
+    """Return the Markdown table of one side."""
+    measured = [plain] if stored is None else [plain, stored]
+    names = ["without a store", "with an inbox"][: len(measured)]
+    heads = [f"{name}, µs" for name in names]
+    lines = [
+        f"The {side}: "
+        + "; ".join(
+            f"{name} {found['rate']:,.0f} events/s, {found['together']:.0f} together"
+            for name, found in zip(names, measured, strict=True)
+        ),
+        "",
+        f"| Stage | {' | '.join(heads)} | Floor, µs | which is |",
+        f"| --- | {'---: | ' * len(heads)}---: | --- |",
+    ]
+    for stage in (*OF[side], rest):
+        if not any(found[side].get(stage, 0.0) >= 0.05 for found in measured):
+            continue
+        figures = [f"{found[side].get(stage, 0.0):.1f}" for found in measured]
+        floor, words = _floor(stage, measured)
+        lines.append(f"| {stage} | {' | '.join(figures)} | {floor} | {words} |")
+    figures = [f"{found[side]['all']:.1f}" for found in measured]
+    lines.append(f"| **all** | {' | '.join(figures)} | | |")
+    if side == "receiver" and stored is not None:
+        lines.append(f"| PostgreSQL's processes | | {stored['PostgreSQL']:.1f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _floor(stage: str, measured: list[dict[str, Any]]) -> tuple[str, str]:
+    names, words = _FLOORS.get(stage, ("", ""))
+    # The database's floor is only known where there is one; the others are those of the first run.
+    for found in measured:
+        known = [found["floors"].get(name) for name in names.split("+") if name]
+        if known and all(each is not None for each in known):
+            return f"{sum(known):.1f}", words
+    return "", words
