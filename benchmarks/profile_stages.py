@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -27,7 +28,7 @@ WIDTH = 64
 WARM_S, PLAIN_S = 1.0, 3.0
 _ME = "benchmarks.profile_stages"
 _sampler: Sampler | None = None
-_began_s = 0.0
+_began = (0.0, 0.0, 0)
 
 
 # In either of the two processes
@@ -35,24 +36,31 @@ _began_s = 0.0
 
 def begin(side: str, is_sampled: bool) -> None:
     """Begin to count, and where asked for to look at the stacks."""
-    global _sampler, _began_s
+    global _sampler, _began
     _sampler = Sampler(stages.OF[side]) if is_sampled else None
     if _sampler is not None:
         _sampler.begin()
-    _began_s = time.process_time()
+    _began = _used()
 
 
 def end() -> dict[str, Any]:
     """Return the CPU seconds since then, and how they spread."""
-    used_s = time.process_time() - _began_s
+    used_s, in_kernel_s, waits = (now - then for now, then in zip(_used(), _began, strict=True))
     if _sampler is None:
-        return {"used_s": used_s}
+        return {"used_s": used_s, "in_kernel_s": in_kernel_s, "waits": waits}
     _sampler.end()
+    used_s -= _sampler.own_s
     return {"used_s": used_s, "by_stage": _sampler.by_stage, "by_function": _sampler.by_function}
 
 
+def _used() -> tuple[float, float, int]:
+    """CPU seconds, those of them in the kernel, and how often a thread has given its core away."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, usage.ru_stime, usage.ru_nvcsw
+
+
 def _obey(answers: Any) -> None:
-    for line in sys.stdin:
+    for line in sys.stdin:  # as `side.py` does
         name, *arguments = json.loads(line)
         print(json.dumps([globals()[name](*arguments)]), file=answers, flush=True)
 
@@ -194,6 +202,8 @@ def measure(module: str, seconds: float, env: dict[str, str]) -> dict[str, Any]:
         scale = whole_us / sum(by_stage.values())
         found[side] = {stage: used_s * scale for stage, used_s in by_stage.items()}
         found[side]["all"] = whole_us
+        found[side]["kernel"] = plain[side]["in_kernel_s"] / plain["events"] * 1e6
+        found[side]["waits"] = plain[side]["waits"] / max(1, plain["requests"])
         if os.environ.get("FUNCTIONS"):
             _print_functions(side, sampled[side]["by_function"], scale)
             cost_us = sampled[side]["used_s"] / sampled["events"] * 1e6

@@ -1,8 +1,9 @@
 """Where a process spends its CPU time: stacks sampled by a thread in, CPU seconds by stage out.
 
-About every millisecond each thread's CPU clock is read, and what it used since the last look is put down to
-the stage that the innermost frame on its stack belongs to. A frame that belongs to none counts as its
-caller's, and so does C code: it has no frame.
+Every few milliseconds each thread's CPU clock is read, twice in short succession, and what it used between
+the two looks is put down to the stage that the innermost frame on its stack belongs to. In short: else what a
+thread has used before it fell asleep would be put down to its sleep. A frame that belongs to none counts as
+its caller's, and so does C code: it has no frame.
 
 Only who holds the interpreter's lock can look, and who works gives it away at its next wait, if nobody asks
 before. So the thread asks at once: else nearly every look would find a socket being written. That makes
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import random
 import sys
 import threading
 import time
@@ -20,7 +23,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-_EVERY_S = 0.001
+_EVERY_S = 0.004
+_BETWEEN_S = 0.000_02
 _ASKS_AFTER_S = 0.000_01
 _PR_SET_TIMERSLACK = 29
 ELSE = "all else"
@@ -35,13 +39,14 @@ class Sampler:
     def __init__(self, stages: Stages) -> None:
         self._stage_of = {place: stage for stage, places in stages.items() for place in places}
         self._known: dict[tuple[str, str], str | None] = {}
-        self._used_s: dict[int, float] = {}
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="unseen", daemon=True)
         self._asks_after_s = sys.getswitchinterval()
         #: CPU seconds by stage, and by module and function.
         self.by_stage: Counter[str] = Counter()
         self.by_function: Counter[str] = Counter()
+        #: What the looking itself took.
+        self.own_s = 0.0
 
     def begin(self) -> None:
         """Begin to look."""
@@ -56,26 +61,20 @@ class Sampler:
 
     def _run(self) -> None:
         _wake_on_time()
-        names: dict[int, str] = {}
         while not self._is_over.is_set():
-            time.sleep(_EVERY_S)
+            # At random, lest it keeps in step with what it looks at.
+            time.sleep(random.uniform(0.5, 1.5) * _EVERY_S)
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            before = {
+                ident: _used_s(ident) for ident in sys._current_frames() if names.get(ident) != "unseen"
+            }
+            time.sleep(_BETWEEN_S)
             frames = sys._current_frames()
-            if not frames.keys() <= names.keys():
-                names = {thread.ident or 0: thread.name for thread in threading.enumerate()}
-            for ident, frame in frames.items():
-                if names.get(ident) != "unseen":
-                    used_s = self._used_since(ident)
-                    if used_s:
-                        self._put_down(frame, used_s)
+            for ident, used_s in before.items():
+                if ident in frames and (more_s := _used_s(ident) - used_s) > 0:
+                    self._put_down(frames[ident], more_s)
             frames.clear()
-
-    def _used_since(self, ident: int) -> float:
-        with contextlib.suppress(OSError):  # it has ended
-            now_s = time.clock_gettime(time.pthread_getcpuclockid(ident))
-            used_s = now_s - self._used_s.get(ident, now_s)
-            self._used_s[ident] = now_s
-            return used_s
-        return 0.0
+        self.own_s = time.thread_time()
 
     def _put_down(self, frame: FrameType, used_s: float) -> None:
         for each in _outwards(frame):
@@ -110,7 +109,15 @@ def _outwards(frame: FrameType) -> Iterator[FrameType]:
         following = following.f_back
 
 
+def _used_s(ident: int) -> float:
+    try:
+        return time.clock_gettime(time.pthread_getcpuclockid(ident))
+    except OSError:  # it has ended
+        return 0.0
+
+
 def _wake_on_time() -> None:
-    """Let Linux wake this thread within a microsecond, rather than 50: it is only this thread's."""
-    with contextlib.suppress(Exception):
+    """Let Linux wake this thread when it is due, not in 50 µs, and not when another one goes to sleep."""
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, not root: looks are less evenly spread
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

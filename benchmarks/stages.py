@@ -7,7 +7,8 @@ from typing import Any
 
 # `aevents.settings` and the like are read everywhere: what stands in no list counts as its caller's.
 _EMITTING: Mapping[str, tuple[str, ...]] = {
-    "client": ("benchmarks", "aevents.emitter", "aevents.emission"),
+    "client": ("__main__:emitter", "aevents.emitter", "aevents.emission", "aevents.scope"),
+    "the emitters' loop": ("__main__",),
     "compose": ("aevents.composer", "aevents.event", "aevents.payload", "aevents.wire:encode"),
     "routes and parcels": ("aevents.routes", "aevents.shipment"),
     "crossing": ("aevents.courier", "aevents.arrivals", "aevents.returns"),
@@ -20,6 +21,7 @@ _EMITTING: Mapping[str, tuple[str, ...]] = {
     "HTTP": ("aevents.transports", "aiohttp", "yarl", "multidict"),
 }
 _RECEIVING: Mapping[str, tuple[str, ...]] = {
+    "server's loop": ("uvicorn.server", "__main__"),
     "server": ("uvicorn", "benchmarks"),
     "parse": ("aevents.asgi", "aevents.answer"),
     "verify": ("aevents.signature", "aevents.keyring", "aevents.receiver:_signer"),
@@ -32,7 +34,7 @@ _RECEIVING: Mapping[str, tuple[str, ...]] = {
     "database": (
         *("aevents.store", "aevents.tables", "aevents.rows", "aevents.columns", "aevents.keeper"),
         *("aevents.jobs", "aevents.holdings", "aevents.outcomes", "aevents.claims", "aevents.relay"),
-        *("aevents.outage", "aevents.models", "django", "psycopg"),
+        *("aevents.outage", "aevents.models", "django.db", "psycopg"),
     ),
 }
 OF = {"emitter": _EMITTING, "receiver": _RECEIVING}
@@ -45,7 +47,7 @@ _FLOORS = {
     "crossing": ("cross", "a deque, one wake for all"),
     "wire": ("write+sign", "attributes by `orjson.dumps`, joined, one HMAC"),
     "HTTP": ("send", "the request into a socket and out of it"),
-    "server": ("serve", "the same, and httptools' parser"),
+    "server's loop": ("serve", "the request out of a socket, and httptools' parser"),
     "verify": ("sign", "one HMAC of the body"),
     "decode": ("read", "`orjson.loads` of the body"),
     "dispatch": ("handle", "`orjson.loads` of the payload, the handler awaited"),
@@ -76,6 +78,10 @@ def table(side: str, plain: dict[str, Any], stored: dict[str, Any] | None, rest:
         lines.append(f"| {stage} | {' | '.join(figures)} | {floor} | {words} |")
     figures = [f"{found[side]['all']:.1f}" for found in measured]
     lines.append(f"| **all** | {' | '.join(figures)} | | |")
+    figures = [f"{found[side]['kernel']:.1f}" for found in measured]
+    lines.append(f"| of it in the kernel | {' | '.join(figures)} | | |")
+    figures = [f"{found[side]['waits']:.1f}" for found in measured]
+    lines.append(f"| waits of a thread, for each request | {' | '.join(figures)} | | |")
     if side == "receiver" and stored is not None:
         lines.append(f"| PostgreSQL's processes | | {stored['PostgreSQL']:.1f} | | |")
     return "\n".join(lines) + "\n"
@@ -87,5 +93,5 @@ def _floor(stage: str, measured: list[dict[str, Any]]) -> tuple[str, str]:
     for found in measured:
         known = [found["floors"].get(name) for name in names.split("+") if name]
         if known and all(each is not None for each in known):
-            return f"{sum(known):.1f}", words
+            return f"{sum(known):.2f}", words
     return "", words
