@@ -7,7 +7,13 @@ from typing import Any
 
 # `aevents.settings` and the like are read everywhere: what stands in no list counts as its caller's.
 _EMITTING: Mapping[str, tuple[str, ...]] = {
-    "client": ("__main__:emitter", "aevents.emitter", "aevents.emission", "aevents.scope"),
+    "client": (
+        "__main__:emitter",
+        "__main__:<lambda>",
+        "aevents.emitter",
+        "aevents.emission",
+        "aevents.scope",
+    ),
     "the emitters' loop": ("__main__",),
     "compose": ("aevents.composer", "aevents.event", "aevents.payload", "aevents.wire:encode"),
     "routes and parcels": ("aevents.routes", "aevents.shipment"),
