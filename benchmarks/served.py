@@ -1,4 +1,4 @@
-"""A receiver under uvicorn at its quickest, which obeys as `side.py` does: a project's module and a port in."""
+"""A receiver under uvicorn at its quickest, which obeys as `side.py` does: a module and a port in."""
 
 from __future__ import annotations
 
