@@ -102,7 +102,7 @@ def floors(together: int, store_url: str) -> dict[str, float]:
         import psycopg
 
         with closing(psycopg.connect(store_url, autocommit=True)) as connection:
-            least["insert"] = found.insert(connection)
+            least |= {"insert": found.insert(connection), "savepoint": found.savepoint(connection)}
     return least
 
 

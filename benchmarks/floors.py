@@ -170,6 +170,16 @@ class Floors:
 
         return least_us(work, self.together, 20)
 
+    def savepoint(self, connection: Any) -> float:
+        """A savepoint for each, set and released in one round trip."""
+
+        def work() -> None:
+            with connection.transaction():
+                for _ in self.events:
+                    connection.execute("SAVEPOINT floor; RELEASE SAVEPOINT floor")
+
+        return least_us(work, self.together, 20)
+
 
 class _Slotted:
     __slots__ = ("a", "b", "c", "d", "e", "f")

@@ -37,10 +37,21 @@ _RECEIVING: Mapping[str, tuple[str, ...]] = {
         *("aevents.queues", "aevents.turns", "aevents.threads", "aevents.recent", "aevents.subscriptions"),
         *("aevents.replies", "aevents.loops", "aevents.scope", "aevents.event"),
     ),
-    "database": (
-        *("aevents.store", "aevents.tables", "aevents.rows", "aevents.columns", "aevents.keeper"),
-        *("aevents.jobs", "aevents.holdings", "aevents.outcomes", "aevents.claims", "aevents.relay"),
-        *("aevents.outage", "aevents.models", "django.db", "psycopg"),
+    # Django's and psycopg's frames are in no list: each statement counts where it is called for.
+    "database: arrivals": (
+        *("aevents.store:arrive", "aevents.store:_remember", "aevents.store:add", "aevents.store:__init__"),
+        *("aevents.store:_event_row", "aevents.store:_delivery_row", "aevents.rows", "aevents.columns"),
+    ),
+    "database: savepoints": ("aevents.turns:_take_in_a_savepoint",),
+    "database: transactions": (
+        "aevents.turns:share",
+        "aevents.turns:take",
+        "aevents.threads:close_worn_connections",
+    ),
+    "database: ends": ("aevents.store", "aevents.tables"),
+    "database: its thread": (
+        *("aevents.keeper", "aevents.jobs", "aevents.holdings", "aevents.outcomes", "aevents.claims"),
+        *("aevents.relay", "aevents.outage", "aevents.models"),
     ),
 }
 OF = {"emitter": _EMITTING, "receiver": _RECEIVING}
@@ -57,7 +68,8 @@ _FLOORS = {
     "verify": ("sign", "one HMAC of the body"),
     "decode": ("read", "`orjson.loads` of the body"),
     "dispatch": ("handle", "`orjson.loads` of the payload, the handler awaited"),
-    "database": ("insert", "one INSERT and one DELETE for all"),
+    "database: arrivals": ("insert", "one INSERT and one DELETE for all, both of them"),
+    "database: savepoints": ("savepoint", "set and released in one round trip an event"),
 }
 
 
