@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -105,19 +105,30 @@ def routed(settings: Any) -> Iterator[Any]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     session = getattr(config, "_benchmarksession", None)
-    rows = [bench for bench in getattr(session, "benchmarks", []) if "ratio" in bench.extra_info]
-    if not rows:
-        return
-    terminalreporter.section("ratios (median of the rounds, least and greatest)")
-    for bench in rows:
-        info = bench.extra_info
-        least, greatest = info["spread"]
-        terminalreporter.write_line(
-            f"{info['what']:<78} {info['ratio']:>6.2f}  ({least:.2f} to {greatest:.2f})  goal {info['goal']}"
-        )
-    if config.getoption("--report", default=False):
-        for path in report.write(bench.extra_info for bench in rows):
+    infos = [bench.extra_info for bench in getattr(session, "benchmarks", [])]
+    for title, lines in (("ratios", _ratios(infos)), ("figures", _figures(infos))):
+        if lines:
+            terminalreporter.section(f"{title} (median of the rounds, least and greatest)")
+            for line in lines:
+                terminalreporter.write_line(line)
+    if any("what" in info for info in infos) and config.getoption("--report", default=False):
+        for path in report.write(infos):
             terminalreporter.write_line(f"written: {path}")
+
+
+def _ratios(infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{row.what:<78} {row.ratio:>6.2f}  ({row.least:.2f} to {row.greatest:.2f})  goal {row.goal}"
+        for row in report.rows_of(infos)
+    ]
+
+
+def _figures(infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{row.what:<78} {row.figure:>10,.1f} {row.unit}  ({row.least:,.1f} to {row.greatest:,.1f})"
+        f"  goal {row.aim}"
+        for row in report.figures_of(infos)
+    ]
 
 
 def _serve(told: Connection) -> None:

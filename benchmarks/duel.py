@@ -51,3 +51,33 @@ def duel(
         theirs_ms=round(statistics.median(their_times) * 1e3, 3),
     )
     return ratio
+
+
+def figure(
+    benchmark: Any,
+    once: Callable[[], float],
+    *,
+    what: str,
+    unit: str = "events/s",
+    goal: float | None = None,
+    is_most: bool = False,
+    rounds: int = ROUNDS,
+    between: Callable[[], None] = lambda: None,
+) -> float:
+    """Let `once` say a figure each round, after a round to warm up; return the median.
+
+    For what stands beside nothing else. `goal`: at least so much, or (`is_most`) at most.
+    """
+    figures: list[float] = []
+    once()
+    benchmark.pedantic(lambda: figures.append(once()), setup=between, rounds=rounds, iterations=1)
+    median = statistics.median(figures)
+    benchmark.extra_info.update(
+        what=what,
+        figure=round(median, 3),
+        spread=[round(min(figures), 3), round(max(figures), 3)],
+        unit=unit,
+        goal=goal,
+        is_most=is_most,
+    )
+    return median

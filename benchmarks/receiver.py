@@ -6,6 +6,7 @@ environment aevents and the plain view verify the signature of what arrives, and
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import os
@@ -33,12 +34,21 @@ django.setup()
 from django.core.asgi import get_asgi_application  # noqa: E402 - Django first
 from django.urls import include, path  # noqa: E402
 
-from aevents import subscribe_to  # noqa: E402
+from aevents import intake, subscribe_to  # noqa: E402
 from aevents.asgi import receiver  # noqa: E402
 
 
 async def handle(payload: dict[str, Any]) -> None:
     """The work: none."""
+
+
+taken_slowly = {"count": 0}
+
+
+async def handle_slowly(payload: dict[str, Any]) -> None:
+    """Work that waits: a thousand events a second, where two batches are under way."""
+    await asyncio.sleep(2 * intake.AT_ONCE / 1000)
+    taken_slowly["count"] += 1
 
 
 async def plain(request: HttpRequest) -> HttpResponse:
@@ -76,6 +86,7 @@ async def raw(scope: Any, receive: Any, send: Any) -> None:
 
 for event_type in ("user-created", "order-placed"):
     subscribe_to(event_type, handle)
+subscribe_to("taken-slowly", handle_slowly)
 urlpatterns = [
     path("through-django/", include("aevents.urls", namespace="through-django")),
     path("events/", include("aevents.urls")),

@@ -55,6 +55,34 @@ class Row:
         return "reached" if is_reached else "missed"
 
 
+@dataclass(frozen=True)
+class Figure:
+    """What one benchmark came to that stands beside nothing else."""
+
+    what: str
+    figure: float
+    least: float
+    greatest: float
+    unit: str
+    goal: float | None
+    is_most: bool
+
+    @property
+    def aim(self) -> str:
+        """The goal in words."""
+        if self.goal is None:
+            return "for comparison"
+        return f"at {'most' if self.is_most else 'least'} {self.goal:,.0f}"
+
+    @property
+    def verdict(self) -> str:
+        """As that of a ratio."""
+        if self.goal is None:
+            return ""
+        is_reached = self.figure <= self.goal if self.is_most else self.figure >= self.goal
+        return "reached" if is_reached else "missed"
+
+
 def parse(goal: str) -> tuple[bool, float] | None:
     """Read "at least 30 (rate)": whether it is a least, and the figure; None where it is "for comparison"."""
     found = _GOAL.fullmatch(goal)
@@ -78,11 +106,29 @@ def rows_of(infos: Iterable[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
+def figures_of(infos: Iterable[Mapping[str, Any]]) -> list[Figure]:
+    """Return one for each `extra_info` that has a figure."""
+    return [
+        Figure(
+            info["what"],
+            info["figure"],
+            *info["spread"],
+            info["unit"],
+            info["goal"],
+            info.get("is_most", False),
+        )
+        for info in infos
+        if "figure" in info
+    ]
+
+
 def write(infos: Iterable[Mapping[str, Any]], folder: Path = _HERE) -> list[Path]:
     """Write both files into `folder`, in place of those of the run before; return where they are."""
+    infos = list(infos)
     rows = rows_of(infos)
     table, plot = folder / "report.md", folder / "report.svg"
-    table.write_text(markdown(rows, datetime.now(UTC).date()), encoding="utf-8")
+    text = markdown(rows, datetime.now(UTC).date()) + figures_in_markdown(figures_of(infos))
+    table.write_text(text, encoding="utf-8")
     plot.write_text(svg(rows), encoding="utf-8")
     return [table, plot]
 
@@ -102,14 +148,39 @@ def markdown(rows: Sequence[Row], day: date) -> str:
         "| What | Ratio | Least and greatest | Goal | | Ours, ms | Theirs, ms |",
         "| --- | ---: | ---: | --- | --- | ---: | ---: |",
     ]
-    for row in rows:
-        verdict = f"**{row.verdict}**" if row.verdict == "missed" else row.verdict
-        what = row.what.replace("|", r"\|")
-        lines.append(
-            f"| {what} | {row.ratio:.2f} | {row.least:.2f} to {row.greatest:.2f}"
-            f" | {row.goal} | {verdict} | {row.ours_ms:,.2f} | {row.theirs_ms:,.2f} |"
-        )
+    lines += [
+        f"| {_in_a_cell(row.what)} | {row.ratio:.2f} | {row.least:.2f} to {row.greatest:.2f}"
+        f" | {row.goal} | {_loud(row.verdict)} | {row.ours_ms:,.2f} | {row.theirs_ms:,.2f} |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
+
+
+def figures_in_markdown(figures: Sequence[Figure]) -> str:
+    """Return the table of what stands beside nothing else; nothing where there is none."""
+    if not figures:
+        return ""
+    lines = [
+        "",
+        "## Figures",
+        "",
+        "| What | | | Least and greatest | Goal | |",
+        "| --- | ---: | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {_in_a_cell(row.what)} | {row.figure:,.1f} | {row.unit} | {row.least:,.1f} to"
+        f" {row.greatest:,.1f} | {row.aim} | {_loud(row.verdict)} |"
+        for row in figures
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _in_a_cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _loud(verdict: str) -> str:
+    return f"**{verdict}**" if verdict == "missed" else verdict
 
 
 def svg(rows: Sequence[Row]) -> str:

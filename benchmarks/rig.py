@@ -30,11 +30,11 @@ _RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one in PATH may
 
 
 class Side:
-    """A process of `side.py`; its functions are called by name."""
+    """A process of `side.py`, or of a module like it; its functions are called by name."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, variables: Mapping[str, str], *module: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.side"],
+            [sys.executable, "-m", *(module or ("benchmarks.side",))],
             cwd=_HERE,
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "", **variables},
             stdin=subprocess.PIPE,
@@ -57,8 +57,16 @@ class Side:
         """End the process."""
         with contextlib.suppress(Exception):
             self.call("end")
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
         self._process.kill()
         self._process.communicate()
+
+    def wait_for(self, port: int) -> None:
+        """Wait until it listens there."""
+        wait_for(port, self._process)
 
 
 @contextlib.contextmanager

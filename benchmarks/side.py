@@ -10,8 +10,10 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import django
@@ -37,7 +39,7 @@ settings.configure(
     AEVENTS={
         "SERVICE": "shop",
         "SERVICES": {"receiver": f"{RECEIVER}/events/"},
-        "SUBSCRIPTIONS": {"order-placed": ["receiver"]},
+        "SUBSCRIPTIONS": {"order-placed": ["receiver"], "user-created": ["receiver"]},
         "OUTBOX": True,
         **json.loads(os.environ.get("BENCH_AEVENTS", "{}")),
     },
@@ -52,7 +54,7 @@ from django.apps import apps  # noqa: E402 - Django first
 from django.core.management import call_command  # noqa: E402
 from django.db import connection, transaction  # noqa: E402
 
-from aevents import emit, flush, outbox, store  # noqa: E402
+from aevents import emit, emit_many, flush, outbox, store  # noqa: E402
 from aevents.composer import make_event  # noqa: E402
 from aevents.courier import courier  # noqa: E402
 from aevents.keeper import keeper  # noqa: E402
@@ -135,6 +137,40 @@ def transact(added: str, count: int, pause_s: float = 0.0) -> float:
     return took_s / count
 
 
+def produce(threads: int, transactions: int, count: int, by_one: bool) -> float:
+    """Commit in so many threads so many transactions of so many events; return when it began."""
+    ready = threading.Barrier(threads + 1)
+
+    def work() -> None:
+        connection.ensure_connection()
+        ready.wait()
+        for _ in range(transactions):
+            with transaction.atomic():
+                if by_one:
+                    emissions = [emit("user-created", PAYLOAD) for _ in range(count)]
+                else:
+                    emissions = emit_many([("user-created", PAYLOAD)] * count)
+                assert all(emission.results for emission in emissions)
+        connection.close()
+
+    with ThreadPoolExecutor(threads) as pool:
+        working = [pool.submit(work) for _ in range(threads)]
+        ready.wait(30)
+        began = time.monotonic()  # one clock for all processes
+        for each in working:
+            each.result()
+    return began
+
+
+def when_idle(timeout_s: float = 60.0) -> float:
+    """Return when no event was left in the tables."""
+    ends = time.monotonic() + timeout_s
+    while _waits("aevents_storedevent"):
+        assert time.monotonic() < ends, "events are owed still"
+        time.sleep(0.01)
+    return time.monotonic()
+
+
 def deliver_nothing() -> None:
     """From now on leave each event where it is stored."""
     outbox._hand_over = lambda parcels: None
@@ -204,7 +240,7 @@ def relay_all(way: str) -> float:
 
 def _waits(table: str, where: str = "true") -> bool:
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {where})")  # noqa: S608
+        cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {where})")  # noqa: S608
         return bool(cursor.fetchone()[0])
 
 
@@ -222,6 +258,12 @@ def empty() -> None:
     tables = [model._meta.db_table for model in apps.get_models()]
     with connection.cursor() as cursor:
         cursor.execute(f"TRUNCATE {', '.join(tables)}")
+
+
+def analyze() -> None:
+    """Let the database know how many rows there are."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
 
 
 def orders() -> int:

@@ -1,10 +1,12 @@
 """A Django project in one file that writes a row for each order: in a sync view, and behind an inbox.
 
-On the database of `STORE_URL`, whose connections both ways keep.
+On the database of `STORE_URL`, whose connections both ways keep. A third handler does nothing: what the
+inbox itself costs. With `BENCH_SECRET` in the environment, what has no signature is refused.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import django
@@ -14,6 +16,9 @@ from django.http import HttpRequest, HttpResponse
 
 from tests import databases
 
+_SECRET = os.environ.get("BENCH_SECRET", "")
+_TRUST = {"SECRETS": [_SECRET], "UNSIGNED": "refuse"} if _SECRET else {"UNSIGNED": "accept"}
+
 settings.configure(
     SECRET_KEY="benchmarks",
     ALLOWED_HOSTS=["127.0.0.1"],
@@ -22,7 +27,7 @@ settings.configure(
     DATABASES={"default": {**databases.from_environment(), "CONN_MAX_AGE": None}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     USE_TZ=True,
-    AEVENTS={"SERVICE": "writer", "UNSIGNED": "accept", "INBOX": True},
+    AEVENTS={"SERVICE": "writer", "INBOX": True, **_TRUST},
 )
 django.setup()
 
@@ -51,6 +56,10 @@ def write_many(payloads: list[dict[str, Any]]) -> None:
     Order.objects.bulk_create([order_of(payload) for payload in payloads])
 
 
+def do_nothing(payload: dict[str, Any]) -> None:
+    """No work at all."""
+
+
 def view(request: HttpRequest) -> HttpResponse:
     """What one would write by hand: a transaction, a row, an answer."""
     with transaction.atomic():
@@ -58,6 +67,7 @@ def view(request: HttpRequest) -> HttpResponse:
     return HttpResponse(orjson.dumps({"status": "handled"}), content_type="application/json")
 
 
+subscribe_to("user-created", do_nothing)
 subscribe_to("row-by-row", write)
 subscribe_to("many-at-once", write_many, batch=True)
 urlpatterns = [path("events/", include("aevents.urls")), path("write/", view)]
