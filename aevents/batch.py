@@ -31,6 +31,7 @@ _COMMA, _CLOSE = ord(","), ord("}")
 _NOT_TAKEN = frozenset({400, 404, 413, 415})  # said of the batch as a whole
 _DETAIL_LENGTH = 100  # of each event, so that the answer to a full batch is read whole
 _ANSWER_BYTES = 48 * 1024
+_TAKEN = Receipt()
 
 
 # Out
@@ -56,7 +57,7 @@ def judge(
     verdicts = _verdicts(body)
     if verdicts is None:
         raise Unavailable("the answer to a batch cannot be read")
-    return [_outcome(verdicts.get(id)) if verdicts else Receipt() for id in ids]
+    return [_outcome(verdicts.get(id)) for id in ids] if verdicts else [_TAKEN] * len(ids)
 
 
 def _verdicts(body: bytes | None) -> dict[str, dict[str, Any]] | None:
@@ -78,7 +79,7 @@ def _verdicts(body: bytes | None) -> dict[str, dict[str, Any]] | None:
 
 def _outcome(verdict: dict[str, Any] | None) -> Receipt | DeliveryError:
     if verdict is None or 200 <= verdict["status"] < 300:
-        return Receipt()
+        return _TAKEN
     wait_s = verdict.get("retry_after_s")
     if isinstance(wait_s, bool) or not isinstance(wait_s, (int, float)) or wait_s < 0:
         wait_s = None

@@ -15,12 +15,12 @@ from typing import Any
 
 from django.db import DatabaseError
 
-from aevents import commits, log, outbox, recorder, routes, scope, signals, wire
+from aevents import commits, log, outbox, recorder, routes, scope, signals
 from aevents.composer import make_event
 from aevents.courier import courier
 from aevents.emission import Emission, Result
 from aevents.errors import InvalidEvent
-from aevents.event import MAX_TYPE_LENGTH, Event, Message
+from aevents.event import MAX_TYPE_LENGTH, Event
 from aevents.keeper import keeper
 from aevents.loops import is_in_a_loop
 from aevents.returns import Returns
@@ -105,11 +105,7 @@ async def aemit_many(events: Iterable[tuple[str, Any]], *, key: str | None = Non
         returns = Returns.to(loop)
         shipment, is_awaited = _ship(calls, lambda: returns.put(finished, at_once=courier.is_idle), loop)
         if is_awaited:
-            patience = loop.call_later(conf().LIMITS.CALL_S, _finish, finished)
-            try:
-                await finished
-            finally:
-                patience.cancel()
+            await returns.within(conf().LIMITS.CALL_S, finished)
         else:
             await asyncio.sleep(0)  # who emits in a circle still leaves the others their turn
         return _emissions(calls, shipment)
@@ -132,7 +128,6 @@ class _Call:
 
     event_type: str
     event: Event | None = None
-    message: Message | None = None
     destinations: tuple[Destination, ...] = ()
     error: str | None = None
 
@@ -164,7 +159,7 @@ def _prepare(pair: tuple[str, Any], key: str | None) -> _Call:
             return _Call(name)
         event = make_event(event_type, value, key)
         destinations = routes.destinations_of(event.type)
-        call = _Call(event_type, event, wire.encode(event), destinations)
+        call = _Call(event_type, event, destinations)
     except InvalidEvent as error:
         if is_strict():
             raise
@@ -214,10 +209,8 @@ def _join(calls: list[_Call]) -> None:
         outbox.join(parcels)
 
 
-def _packed(calls: list[_Call]) -> list[tuple[Event, Message, tuple[Destination, ...]]]:
-    return [
-        (c.event, c.message, c.destinations) for c in calls if c.event is not None and c.message is not None
-    ]
+def _packed(calls: list[_Call]) -> list[tuple[Event, tuple[Destination, ...]]]:
+    return [(call.event, call.destinations) for call in calls if call.event is not None]
 
 
 def _emissions(calls: list[_Call], shipment: Shipment) -> list[Emission]:
@@ -260,8 +253,3 @@ def _is_in_a_loop() -> bool:
             stack_info=True,
         )
     return True
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

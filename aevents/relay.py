@@ -149,7 +149,7 @@ def _send(claimed: list[Claimed]) -> None:
     if not out:
         return
     destination = routes.destination_named(out[0].target) or Destination.unknown(out[0].target)
-    _, parcels = pack([(each.event, None, [destination]) for each in out], None)
+    _, parcels = pack([(each.event, [destination]) for each in out], None)
     for parcel, each in zip(parcels, out, strict=True):
         parcel.lease = each.lease
     courier.ship(parcels)

@@ -54,7 +54,6 @@ class Parcel:
     """One event on its way to one destination."""
 
     event: Event
-    message: Message | None  # None: made when it is needed, which in a batch it is not
     destination: Destination
     shipment: Shipment
     index: int
@@ -63,6 +62,7 @@ class Parcel:
     attempts: int = 0
     gives_up_at: float = 0.0
     foretold: DeliveryError | None = None  # how its first try fared, in a batch
+    message: Message | None = None  # made when it is needed, which in a batch it is not
     lease: Lease | None = None  # where it is stored, and nobody else may deliver it
     is_being_stored: bool = False  # while it is under way
     ended: Callable[[Lease | None], None] | None = (
@@ -80,13 +80,13 @@ class Parcel:
 
     def encoded(self) -> Message:
         """Return the message for its destination; raises `Refused` where it cannot be written."""
-        form = self.destination.format
-        if self.message is not None and not form:
-            return self.message
-        try:
-            return cloudevents.encode(self.event) if form == cloudevents.FORMAT else wire.encode(self.event)
-        except Exception as error:  # at no other try either
-            raise Refused(f"{type(error).__name__}: {error}") from error
+        if self.message is None:
+            encode = cloudevents.encode if self.destination.format == cloudevents.FORMAT else wire.encode
+            try:
+                self.message = encode(self.event)
+            except Exception as error:  # at no other try either
+                raise Refused(f"{type(error).__name__}: {error}") from error
+        return self.message
 
     def settle(self, outcome: Outcome, error: str | None = None) -> None:
         """Note the result of now, unless there is one."""
@@ -95,15 +95,14 @@ class Parcel:
 
 
 def pack(
-    packed: Sequence[tuple[Event, Message | None, Sequence[Destination]]],
+    packed: Sequence[tuple[Event, Sequence[Destination]]],
     on_done: Callable[[], None] | None,
 ) -> tuple[Shipment, list[Parcel]]:
     """Return a shipment and its parcels, one for each event and destination, in order."""
-    shipment = Shipment(sum(len(destinations) for _, _, destinations in packed), on_done)
+    shipment = Shipment(sum([len(destinations) for _, destinations in packed]), on_done)
     parcels: list[Parcel] = []
-    for event, message, destinations in packed:
-        body_bytes = len(message.body) if message is not None else 0
-        held_bytes = body_bytes + len(event.data) + _BYTES_BESIDE_THE_PAYLOAD
+    for event, destinations in packed:
+        held_bytes = 2 * len(event.data) + _BYTES_BESIDE_THE_PAYLOAD  # a message holds it once more
         for destination in destinations:
-            parcels.append(Parcel(event, message, destination, shipment, len(parcels), held_bytes))
+            parcels.append(Parcel(event, destination, shipment, len(parcels), held_bytes))
     return shipment, parcels

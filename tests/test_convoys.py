@@ -344,7 +344,7 @@ def test_a_probe_goes_alone(settings: Any) -> None:
     transport._offers.note(destination, batch.OFFER)
     convoy, waiting = Convoy(destination, transport), Backlog(Load())
     event = Event(new_id(), "noted", b"{}", "tests", datetime.now(UTC))
-    for parcel in pack([(event, None, [destination])] * 5, None)[1]:
+    for parcel in pack([(event, [destination])] * 5, None)[1]:
         waiting.put(parcel)
     assert len(convoy.take(waiting, is_probe=True)) == 1
     taken = convoy.take(waiting, is_probe=False)

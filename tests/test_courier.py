@@ -28,7 +28,6 @@ from aevents.event import Event, Message
 from aevents.shipment import Parcel, pack
 from aevents.transports.base import Destination
 from aevents.transports.memory import MemoryTransport
-from aevents.wire import encode
 from tests.peers import HAS_UVLOOP, Fleet, Peer, answers, answers_when_released, eventually, hangs
 
 ROOT = Path(__file__).parent.parent
@@ -439,7 +438,7 @@ def test_what_services_that_hang_have_hoarded_leaves_room_on_the_way_in() -> Non
 def some_parcels(count: int) -> list[Parcel]:
     event = make_event("noted", {}, None)
     destination = Destination("payments", "memory://payments")
-    return pack([(event, encode(event), [destination])] * count, None)[1]
+    return pack([(event, [destination])] * count, None)[1]
 
 
 # Forks

@@ -332,7 +332,7 @@ def test_a_scheme_s_transport_is_made_once_with_its_options() -> None:
     try:
         # When
         destinations = [Destination(name, f"memory://{name}") for name in mailboxes]
-        shipment, parcels = pack([(event, wire.encode(event), destinations)], None)
+        shipment, parcels = pack([(event, destinations)], None)
         own.ship(parcels)
         assert own.flush(10)
         # Then

@@ -28,6 +28,9 @@ class Destination:
     cert: tuple[str, ...] = ()  # the files of our own certificate and, unless it is in the same one, its key
     mistake: str = ""  # why nothing may be sent to it before the settings are mended
 
+    def __hash__(self) -> int:
+        return hash(self.url)  # asked for several times for each event, and as good as that of all of it
+
     @classmethod
     def unknown(cls, name: str) -> Destination:
         """Return the destination of a name that the settings do not know, or not yet."""
