@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone, translation
 
 from aevents import outage, scope, store
@@ -112,6 +113,7 @@ def _take_in_a_savepoint(turn: Turn) -> None:
     try:
         with transaction.atomic(using=connection.alias):
             turn.result = _call(turn)
+            _keep_the_savepoint(connection)
     except BaseException as error:
         # A deadlock, for one, has ended MariaDB's whole transaction.
         if connection.needs_rollback or outage.passes(error):
@@ -124,6 +126,16 @@ def _take_in_a_savepoint(turn: Turn) -> None:
         if isinstance(hook, Pending):
             continue
         own[place] = (savepoints, functools.partial(_call_hook, turn, hook, is_robust), is_robust)
+
+
+def _keep_the_savepoint(connection: BaseDatabaseWrapper) -> None:
+    """Let the commit release it with all the others: one round trip less for each of them.
+
+    `atomic` leaves a block without a savepoint where there stands None. Nobody goes back to it any more.
+    """
+    savepoints: list[str | None] = connection.savepoint_ids  # type: ignore[assignment]  # None is one, too
+    if savepoints and not connection.needs_rollback:
+        savepoints[-1] = None
 
 
 def _call_hook(turn: Turn, hook: Callable[[], object], is_robust: bool) -> None:

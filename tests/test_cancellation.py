@@ -76,6 +76,28 @@ async def _come_and_go() -> None:
     Returns.to(asyncio.get_running_loop())
 
 
+# How long a call waits
+
+
+async def test_each_call_is_waited_for_as_long_as_it_was_told_whoever_came_before() -> None:
+    loop = asyncio.get_running_loop()
+    returns = Returns(loop)
+    ended: list[str] = []
+
+    async def wait(name: str, timeout_s: float) -> None:
+        await returns.within(timeout_s, loop.create_future())
+        ended.append(name)
+
+    # Shorter than those before, as after a change of the settings; and one that is cancelled in between.
+    left = asyncio.create_task(wait("left", 0.02))
+    waits = [asyncio.create_task(wait(name, s)) for name, s in (("b", 0.1), ("c", 0.15), ("a", 0.05))]
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.wait_for(asyncio.gather(*waits), 10)
+    assert ended == ["a", "b", "c"]
+    assert not returns._waiting
+
+
 # A client that hangs up
 
 SETTINGS = """

@@ -89,6 +89,29 @@ def test_what_waits_shares_a_commit(blocked: Callable[..., None], ledger: Ledger
     assert notes(ledger) == ["1", "2", "3"]
 
 
+def test_a_savepoint_is_set_for_each_and_released_by_the_commit(
+    blocked: Callable[..., None], ledger: Ledger
+) -> None:
+    said: list[str] = []
+
+    def handle(payload: dict[str, int]) -> None:
+        wrappers = connections[ledger.alias].execute_wrappers
+        if payload["n"] == 1:
+            wrappers.append(note)
+        elif payload["n"] == 3:
+            wrappers.remove(note)
+
+    def note(execute: Any, sql: str, *rest: Any) -> Any:
+        said.append(sql.split()[0])
+        return execute(sql, *rest)
+
+    subscribe_to("user-created", handle, name="handler")
+
+    blocked(number(1), number(2), number(3))
+
+    assert said == ["SAVEPOINT", "SAVEPOINT"]
+
+
 def test_who_fails_is_undone_alone_and_tried_again_alone(
     blocked: Callable[..., None], ledger: Ledger
 ) -> None:
