@@ -69,8 +69,8 @@ def is_event_type(value: object) -> bool:
 
 def new_id() -> str:
     """Return a new UUIDv7 (RFC 9562, section 5.7): sortable by millisecond, 74 random bits."""
-    value = (_time.time_ns() // 1_000_000) << 80 | int.from_bytes(_ten_random_bytes(), "big")
-    return _uuid_text(value, version=7)
+    now, random = f"{_time.time_ns() // 1_000_000:012x}", _random_digits()
+    return f"{now[:8]}-{now[8:]}-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:]}"
 
 
 def derived_id(parent_id: str, handler: str, event_type: str, nth: int) -> str:
@@ -80,15 +80,18 @@ def derived_id(parent_id: str, handler: str, event_type: str, nth: int) -> str:
     recognise what they have seen.
     """
     name = "\0".join((parent_id, handler, event_type, str(nth))).encode("utf-8", "surrogatepass")
-    return _uuid_text(int.from_bytes(hashlib.sha256(name).digest()[:16], "big"), version=8)
+    text = hashlib.sha256(name).hexdigest()
+    return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
-# Random bytes in store: asking the kernel for each event's ten costs as much as encoding it.
-_random: deque[bytes] = deque()
+# What a digit is as the variant's: two bits of it are given (RFC 9562, section 4.1).
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+# Random digits in store: asking the kernel for those of each event costs as much as encoding it.
+_random: deque[str] = deque()
 _random_pid = os.getpid()  # a fork in C runs no hooks (uWSGI): the child must not share its parent's store
 
 
-def _ten_random_bytes() -> bytes:
+def _random_digits() -> str:
     global _random, _random_pid
     if _random_pid != os.getpid():
         _random = deque()  # first: another thread that finds the right pid finds this
@@ -97,11 +100,5 @@ def _ten_random_bytes() -> bytes:
         try:
             return _random.popleft()
         except IndexError:
-            fresh = os.urandom(2560)
-            _random.extend(fresh[n : n + 10] for n in range(0, 2560, 10))
-
-
-def _uuid_text(value: int, *, version: int) -> str:
-    value = value & ~(0xF000 << 64) & ~(0xC000 << 48) | version << 76 | 0x8000 << 48
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+            fresh = os.urandom(19 * 128).hex()
+            _random.extend([fresh[n : n + 19] for n in range(0, len(fresh), 19)])

@@ -92,8 +92,10 @@ class Lane:
         if not self.owed:  # the rule; the rest costs more than all else that a call asks of the courier
             return False
         call_s = conf().LIMITS.CALL_S
-        # Each a copy in one step: another thread asks while this one changes it.
-        oldest = next(iter(list(self._in_flight.values())), None)
+        try:
+            oldest = next(iter(self._in_flight.values()), None)
+        except RuntimeError:  # changed meanwhile, as another thread asks: so something moves
+            return False
         now = time.monotonic()
         if oldest is not None and now - max(oldest, self._pace.answered_at) >= call_s:
             return True

@@ -149,8 +149,9 @@ def test_a_notebook_may_await_aemit_and_may_call_emit_which_waits_for_nobody(
         return emit("noted", {"cell": 2})
 
     # When the cells are run
-    cells = [asyncio.run_coroutine_threadsafe(cell(), loop) for cell in (awaiting_cell, calling_cell)]
-    awaited, called = (cell.result(20) for cell in cells)
+    awaited, called = (
+        asyncio.run_coroutine_threadsafe(cell(), loop).result(20) for cell in (awaiting_cell, calling_cell)
+    )
 
     # Then one has its answer and the other is on its way
     assert (awaited.results[0].outcome, called.results[0].outcome) == ("delivered", "queued")
