@@ -33,7 +33,7 @@ class Limits:
     EXIT_S: float = 5.0  # what the exit of the process waits for deliveries
     DRAIN_S: float = 20.0  # what the worker waits for when it is told to end
     ANSWER_S: float = 2.0  # what a receiver waits for its handlers before the store takes over
-    HANDLERS: int = 100  # stored deliveries given to handlers of this process at one time
+    HANDLERS: int = 256  # stored deliveries given to handlers of this process at one time: a full batch
     SEEN_DAYS: float = 14.0  # how long an arrival is remembered, with INBOX
     HANDLER_THREADS: int = 8  # threads for sync handlers
     REMEMBER_S: float = 600.0  # how long succeeded handlers of an event are remembered

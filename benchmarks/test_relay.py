@@ -19,8 +19,8 @@ ROWS = {"aevents": 5000, "outbox-pattern": 600, "jaiminho": 100}
 @pytest.mark.parametrize(
     ("way", "name", "goal"),
     [
-        ("outbox-pattern", "django-outbox-pattern", "at least 10 (rate)"),
-        ("jaiminho", "django-jaiminho", "at least 40 (rate)"),
+        ("outbox-pattern", "django-outbox-pattern", "at least 30 (rate)"),
+        ("jaiminho", "django-jaiminho", "at least 100 (rate)"),
     ],
 )
 def test_relay_beside(benchmark: Any, rig: Rig, way: str, name: str, goal: str) -> None:
