@@ -234,8 +234,7 @@ async def _unless_cancelled(work: Coroutine[Any, Any, T]) -> T:
 def _plain_context() -> contextvars.Context:
     """Return this context without a request's language and time zone: once for all handlers of an arrival."""
     context = contextvars.copy_context()
-    if context:  # a server's own is empty, as nothing before Django sets a variable
-        context.run(_forget_the_request)
+    context.run(_forget_the_request)
     return context
 
 
