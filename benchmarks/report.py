@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 _GOAL = re.compile(r"at (most|least) (\d+(?:\.\d+)?) \((time|rate)\)")
 
 # The plot, in pixels: names at the left, bars, figures at the right.
-_NAMES, _BARS, _FIGURES = 450, 400, 210
+_NAMES, _BARS, _FIGURES = 470, 400, 270
 _HEAD, _ROW, _FOOT = 46, 22, 30
 _COLOURS = {"reached": "#2f7d4f", "missed": "#b5482a", "": "#7a8591"}
 
