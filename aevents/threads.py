@@ -65,7 +65,7 @@ class HandlerThreads:
             if thread.users:
                 thread = min(self._orm, key=OrmThread.users_of)
             thread.users += 1
-        context.run(_thread_of_this_context.set, thread.context)
+        context.run(SyncToAsync.thread_sensitive_context.set, thread.context)
         return thread
 
     def take_back(self, thread: OrmThread) -> Future[Any] | None:
@@ -93,9 +93,6 @@ class HandlerThreads:
 def hide_who_waits() -> None:
     """Hide the thread of a sync middleware or WSGI server that waits for the view: it goes before ours."""
     AsyncToSync.executors.current = None
-
-
-_thread_of_this_context = SyncToAsync.thread_sensitive_context
 
 
 def close_worn_connections() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from aevents import wire
+from aevents import aemit, wire
 from aevents.event import Event, new_id
 from aevents.wire import stamp
 
@@ -53,6 +53,11 @@ async def post(http: aiohttp.ClientSession, url: str, headers: dict[str, str], b
     async with http.post(url, data=body, headers=headers, allow_redirects=False) as response:
         await response.read()
         assert response.status < 300
+
+
+async def emit() -> None:
+    """Emit one event, which must be delivered when the call returns."""
+    assert (await aemit("user-created", PAYLOAD)).delivered
 
 
 async def at_a_time(width: int, count: int, once: Callable[[], Awaitable[Any]]) -> None:

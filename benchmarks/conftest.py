@@ -20,7 +20,7 @@ import pytest
 from aevents.courier import courier
 from aevents.loops import new_quickest_loop
 from benchmarks import clients, report
-from benchmarks.rig import Rig, rigged
+from benchmarks.rig import Rig, fast_uvicorn, rigged
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,6 +68,13 @@ def receiver() -> Iterator[str]:
     yield url
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def signed_receiver() -> Iterator[str]:
+    """The short way in and the adrf view of one server at its quickest, which verify."""
+    with fast_uvicorn("short_way", {"BENCH_SECRET": clients.SECRET}) as url:
+        yield url
 
 
 @pytest.fixture

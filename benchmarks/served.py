@@ -47,7 +47,9 @@ def settle() -> None:
     """Wait until nothing is owed any more."""
     from aevents import tables
 
+    ends = time.monotonic() + 60
     while tables.why_not() is None and tables.events().exists():
+        assert time.monotonic() < ends, "events are owed still"
         time.sleep(0.05)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from aevents import aemit
 from benchmarks import clients
 from benchmarks.duel import TIMES, duel
 
@@ -34,15 +33,12 @@ def test_aemit_beside_bare_aiohttp(
     messages = clients.messages(TIMES * count)
     http = loop.run_until_complete(clients.opened())
 
-    async def emit() -> None:
-        assert (await aemit("user-created", clients.PAYLOAD)).delivered
-
     async def post() -> None:
         await clients.post(http, url, *next(messages))
 
     duel(
         benchmark,
-        clients.runner(loop, lambda: clients.at_a_time(width, count, emit)),
+        clients.runner(loop, lambda: clients.at_a_time(width, count, clients.emit)),
         clients.runner(loop, lambda: clients.at_a_time(width, count, post)),
         what=f"aemit : bare aiohttp, {width} at a time, into {into}",
         goal=goal,

@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from aevents import aemit
 from benchmarks import clients
-from benchmarks.rig import ROUNDS, contest, fast_uvicorn
+from benchmarks.rig import ROUNDS, contest
 
 SINGLE, TOGETHER = 400, 12_800  # events a round; the quick side needs more of them to be timed well
 DESTINATIONS = 10
-
-
-@pytest.fixture(scope="module")
-def signed_receiver() -> Iterator[str]:
-    with fast_uvicorn("short_way", {"BENCH_SECRET": clients.SECRET}) as url:
-        yield url
 
 
 @pytest.mark.parametrize(
@@ -56,7 +49,7 @@ def test_lanes_beside_single_posts(
 
     contest(
         benchmark,
-        lambda: _seconds_an_event(loop, width, TOGETHER, _emit),
+        lambda: _seconds_an_event(loop, width, TOGETHER, clients.emit),
         lambda: _seconds_an_event(loop, width, SINGLE, post),
         what=f"aemit into {into} : single POSTs into a plain view, {width} emitters",
         goal=goal,
@@ -83,7 +76,7 @@ def test_fan_out_beside_gather(
 
     contest(
         benchmark,
-        lambda: _seconds_an_event(loop, 64, TOGETHER // 4, _emit),
+        lambda: _seconds_an_event(loop, 64, TOGETHER // 4, clients.emit),
         lambda: _seconds_an_event(loop, 64, SINGLE, post),
         what=f"aemit to {DESTINATIONS} : gather of {DESTINATIONS} POSTs, 64 emitters, into the short way",
         goal="at least 20 (rate)",
@@ -98,7 +91,3 @@ def _seconds_an_event(
     began = time.perf_counter()
     loop.run_until_complete(clients.at_a_time(width, count, once))
     return (time.perf_counter() - began) / (count // width * width)
-
-
-async def _emit() -> None:
-    assert (await aemit("user-created", clients.PAYLOAD)).delivered

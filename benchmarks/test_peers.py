@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from aevents import aemit
 from aevents.event import new_id
 from benchmarks import clients
 from benchmarks.peers import SENDERS, WIDTH, Loop, Receiver
-from benchmarks.rig import contest, fast_uvicorn
+from benchmarks.rig import contest
 
 PEER_ROUNDS = 7
 OURS = 6_400  # events a round; whoever is quicker needs more of them to be timed well
@@ -48,12 +47,6 @@ PEERS = [
     Peer("nats", "NATS JetStream", 4, 3_200, ("nats",), NATS),
     Peer("requests", "a requests.Session each into DRF", 150, 256, ("requests", "gunicorn")),
 ]
-
-
-@pytest.fixture(scope="module")
-def signed_receiver() -> Iterator[str]:
-    with fast_uvicorn("short_way", {"BENCH_SECRET": clients.SECRET}) as url:
-        yield url
 
 
 @pytest.mark.parametrize(("path", "into"), [("events", "the short way"), ("through-django", "the adrf view")])
@@ -113,11 +106,7 @@ def _need(peer: Peer) -> None:
 
 
 def _emit_all(loop: Loop, count: int) -> None:
-    loop.run_until_complete(clients.at_a_time(WIDTH, count, _emit))
-
-
-async def _emit() -> None:
-    assert (await aemit("user-created", clients.PAYLOAD)).delivered
+    loop.run_until_complete(clients.at_a_time(WIDTH, count, clients.emit))
 
 
 def _seconds_an_event(count: int, deliver: Callable[[int], None]) -> float:

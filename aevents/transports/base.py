@@ -29,7 +29,7 @@ class Destination:
     mistake: str = ""  # why nothing may be sent to it before the settings are mended
 
     def __hash__(self) -> int:
-        return hash(self.url)  # asked for several times for each event, and as good as that of all of it
+        return hash(self.name)  # asked for several times for each event; names differ, where URLs may not
 
     @classmethod
     def unknown(cls, name: str) -> Destination:
