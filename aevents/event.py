@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import re
 import time as _time
 from collections import deque
 from collections.abc import Mapping
@@ -65,6 +67,12 @@ class Message:
 def is_event_type(value: object) -> bool:
     """Tell whether `value` may name a type: a printable string of 1 to 200 characters."""
     return isinstance(value, str) and 0 < len(value) <= MAX_TYPE_LENGTH and value.isprintable()
+
+
+@functools.lru_cache(1024)
+def pattern(text: str) -> re.Pattern[str]:
+    """Return the expression of a pattern of types, in which `*` stands for any run of characters."""
+    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.DOTALL)
 
 
 def new_id() -> str:

@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 
 from aevents import cloudevents, keyring, subscriptions
 from aevents.errors import Refused
+from aevents.event import pattern
 from aevents.keyring import Keyring
 from aevents.settings import Settings, conf
 from aevents.transports import scheme_of, tls, transport_class
@@ -26,7 +27,7 @@ _logger = logging.getLogger("aevents")
 
 @dataclass(frozen=True)
 class Table:
-    """The mapping, compiled: every name with its destination, every pattern with its names."""
+    """The mapping, compiled: every service and broker with its destination, every pattern with its names."""
 
     settings: Settings
     destinations: Mapping[str, Destination]
@@ -56,8 +57,17 @@ def destinations_of(event_type: str) -> tuple[Destination, ...]:
 
 
 def destination_named(name: str) -> Destination | None:
-    """Return the service of that name, or None where the settings know none."""
+    """Return the service or broker of that name, or None where the settings know none."""
     return _current().destinations.get(name)
+
+
+def places() -> tuple[Destination, ...]:
+    """Return where this service is to listen: `LISTEN`, brokers by their names and addresses by themselves."""
+    table = _current()
+    return tuple(
+        Destination(text, text) if "://" in text else table.destinations.get(text) or Destination.unknown(text)
+        for text in dict.fromkeys(_names(table.settings.LISTEN))
+    )
 
 
 def keys() -> Keyring:
@@ -108,11 +118,6 @@ def url_of(service: Any) -> str:
     return str(service.get("URL") if isinstance(service, Mapping) else service)
 
 
-def pattern(text: str) -> re.Pattern[str]:
-    """Return the expression of a pattern, in which `*` stands for any run of characters."""
-    return re.compile(".*".join(re.escape(part) for part in text.split("*")), re.DOTALL)
-
-
 def _current() -> Table:
     global _table
     settings = conf()
@@ -122,9 +127,14 @@ def _current() -> Table:
 
 
 def _compile(settings: Settings) -> Table:
-    services, mapping = resolve(settings.SERVICES), resolve(settings.SUBSCRIPTIONS)
+    services, brokers = resolve(settings.SERVICES), resolve(settings.BROKERS)
+    mapping = resolve(settings.SUBSCRIPTIONS)
     ring = keyring.read(settings.SECRETS, services, settings.SERVICE)
-    destinations = {name: _destination(name, entry, ring) for name, entry in services.items()}
+    destinations = {
+        name: _destination(key, name, entry, ring)
+        for key, entries in (("BROKERS", brokers), ("SERVICES", services))
+        for name, entry in entries.items()
+    }
     if settings.SERVICE:
         destinations[settings.SERVICE] = Destination(settings.SERVICE, "local://")
     exact: dict[str, tuple[str, ...]] = {}
@@ -143,7 +153,7 @@ def _compile(settings: Settings) -> Table:
     return Table(settings, destinations, exact, tuple(patterns), ring, senders, tuple(mistakes))
 
 
-def _destination(name: str, entry: Any, ring: Keyring) -> Destination:
+def _destination(key: str, name: str, entry: Any, ring: Keyring) -> Destination:
     url, options = url_of(entry), entry if isinstance(entry, Mapping) else {}
     try:
         ca, cert = tls.files_of(options.get("CA"), options.get("CERT"))
@@ -161,12 +171,12 @@ def _destination(name: str, entry: Any, ring: Keyring) -> Destination:
         ca,
         cert,
         "; ".join(ring.mistakes)
-        or (f"AEVENTS['SERVICES'][{name!r}]: {mistake}" if mistake else too_open(name, url, options)),
+        or (f"AEVENTS[{key!r}][{name!r}]: {mistake}" if mistake else too_open(name, url, options)),
     )
 
 
 def too_open(name: str, url: str, options: Mapping[str, Any]) -> str:
-    """Say why nothing may be sent to `url` as it is; empty where it may."""
+    """Say why nothing may be sent to `url` as it is; empty where it may. What a broker is told, it may know."""
     if django_settings.DEBUG or options.get("PLAIN") is True:
         return ""
     try:

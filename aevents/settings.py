@@ -46,7 +46,9 @@ class Settings:
 
     SERVICE: str = ""
     SERVICES: Mapping[str, Any] | str = field(default_factory=dict, repr=False)
+    BROKERS: Mapping[str, Any] | str = field(default_factory=dict, repr=False)
     SUBSCRIPTIONS: Mapping[str, Iterable[str]] | str = field(default_factory=dict)
+    LISTEN: Iterable[str] = field(default=(), repr=False)  # an address may hold credentials
     SECRETS: Iterable[str] = field(default=(), repr=False)
     SENDERS: Mapping[str, Iterable[str]] = field(default_factory=dict)
     UNSIGNED: str | None = None

@@ -63,15 +63,15 @@ def encode(event: Event) -> Message:
         "webhook-id": event.id,
         "ce-specversion": "1.0",
         "ce-id": event.id,
-        "ce-type": _quote(event.type),
-        "ce-source": _quote(reference_to(event.source)),
+        "ce-type": quote(event.type),
+        "ce-source": quote(reference_to(event.source)),
         "ce-time": event.time.isoformat().replace("+00:00", "Z"),
     }
     if event.key is not None:
-        headers["ce-partitionkey"] = _quote(event.key)
+        headers["ce-partitionkey"] = quote(event.key)
     if event.cause is not None:
-        headers["ce-causationid"] = _quote(event.cause)
-        headers["ce-correlationid"] = _quote(event.correlation or event.cause)
+        headers["ce-causationid"] = quote(event.cause)
+        headers["ce-correlationid"] = quote(event.correlation or event.cause)
         headers["ce-hops"] = str(event.hops)
     if event.trace is not None:
         headers["traceparent"] = event.trace
@@ -222,7 +222,8 @@ def trace_of(text: str | None) -> str | None:
 
 
 @functools.lru_cache(1024)
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Return a text as a header holds it: percent-encoded where it is not printable ASCII."""
     return text if text.isascii() and text.isalnum() else urllib.parse.quote(text, safe=_SAFE)
 
 

@@ -212,7 +212,7 @@ def test_a_name_that_is_no_service_fails_aloud(send: Send, fleet: Fleet, peer: P
 
     typo, right = emission.results
     assert (typo.outcome, right.outcome) == ("failed", "delivered")
-    assert typo.error == "'paymnets' is not in AEVENTS['SERVICES']"
+    assert typo.error == "'paymnets' is not in AEVENTS['SERVICES'] or ['BROKERS']"
 
 
 async def test_the_payload_is_encoded_at_the_call(fleet: Fleet, peer: Peer) -> None:

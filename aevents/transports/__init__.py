@@ -17,6 +17,27 @@ BUILT_IN = {
     "https": "aevents.transports.http.HttpTransport",
     "local": "aevents.transports.local.LocalTransport",
     "memory": "aevents.transports.memory.MemoryTransport",
+    "redis": "aevents.transports.redis.RedisTransport",
+    "rediss": "aevents.transports.redis.RedisTransport",
+    "amqp": "aevents.transports.rabbitmq.RabbitTransport",
+    "amqps": "aevents.transports.rabbitmq.RabbitTransport",
+    "kafka": "aevents.transports.kafka.KafkaTransport",
+    "kafkas": "aevents.transports.kafka.KafkaTransport",
+    "nats": "aevents.transports.nats.NatsTransport",
+    "natss": "aevents.transports.nats.NatsTransport",
+    "tcp": "aevents.transports.tcp.TcpTransport",
+    "tcps": "aevents.transports.tcp.TcpTransport",
+}
+#: The extra of aevents that brings the client of a scheme, and the name by which the client is imported.
+EXTRAS = {
+    "redis": ("redis", "redis"),
+    "rediss": ("redis", "redis"),
+    "amqp": ("rabbitmq", "aio_pika"),
+    "amqps": ("rabbitmq", "aio_pika"),
+    "kafka": ("kafka", "aiokafka"),
+    "kafkas": ("kafka", "aiokafka"),
+    "nats": ("nats", "nats"),
+    "natss": ("nats", "nats"),
 }
 
 
@@ -46,6 +67,9 @@ def transport_class(scheme: str) -> type[Transport]:
         with _importing:
             found = import_string(path)
     except ImportError as error:
+        extra, client = EXTRAS.get(scheme, ("", ""))
+        if client and (error.name or "").partition(".")[0] == client:
+            raise Refused(f"{scheme}:// needs a client: pip install 'aevents[{extra}]'") from error
         raise Refused(f"the transport of {scheme!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Transport)):
         raise Refused(f"the transport of {scheme!r} is no subclass of Transport: {path}")

@@ -7,12 +7,12 @@ the one to read first.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from aevents.answer import Receipt
-from aevents.errors import DeliveryError
+from aevents.answer import Answer, Receipt
+from aevents.errors import DeliveryError, Refused
 from aevents.event import Event, Message
 
 
@@ -34,17 +34,53 @@ class Destination:
     @classmethod
     def unknown(cls, name: str) -> Destination:
         """Return the destination of a name that the settings do not know, or not yet."""
-        return cls(name, "", mistake=f"{name!r} is not in AEVENTS['SERVICES']")
+        return cls(name, "", mistake=f"{name!r} is not in AEVENTS['SERVICES'] or ['BROKERS']")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a service wants to be brought, and as whom: its replicas share what comes for one `group`."""
+
+    group: str
+    types: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()  # in which `*` stands for any run of characters
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A message that has come. `is_again`: it may have been brought before, and have ended its process."""
+
+    message: Message
+    is_again: bool = False
+
+
+#: Takes messages that have come, and returns what becomes of each: 2xx is "owned, forget it"; whatever else it
+#: is, a broker keeps the message and brings it again. It raises nothing but `CancelledError`.
+Take = Callable[[Sequence[Brought]], Awaitable[Sequence[Answer]]]
 
 
 class Transport(ABC):
-    """One instance for each scheme and process, made and used on the courier's event loop only.
+    """One instance for each scheme and event loop, made and used on that loop only.
 
     It is shared by all destinations of its schemes and called for many messages at once.
     """
 
     #: Can it carry several events at once, to destinations that take them?
     can_send_batches: ClassVar[bool] = False
+    #: Can a service be brought what others send (`LISTEN`)? Then it has a `listen`.
+    can_listen: ClassVar[bool] = False
+    #: Does it bring what has the same key in the order it was sent in?
+    keeps_order: ClassVar[bool] = False
+    #: Does what was sent outlast its receiver's absence?
+    is_persistent: ClassVar[bool] = False
+    #: Does it drop a second copy of an event by itself?
+    drops_duplicates: ClassVar[bool] = False
+    #: Is a service that comes late brought what was sent before?
+    can_replay: ClassVar[bool] = False
+    #: Do the replicas of a service share, while each service gets all?
+    has_groups: ClassVar[bool] = False
+    #: Can a service want all types that match a pattern?
+    has_wildcards: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         """Take the scheme's entry of `TRANSPORTS` without `BACKEND`. Opens nothing yet."""
@@ -87,3 +123,12 @@ class Transport(ABC):
     async def close(self) -> None:
         """Close every connection. Called once, at the end; nothing is sent afterwards."""
         return
+
+    async def listen(self, place: Destination, wanted: Wanted, take: Take) -> None:
+        """Bring what comes for `wanted` to `take`, until cancelled: at the most a bounded number at a time.
+
+        A message is forgotten once `take` has answered 2xx for it; what is not is brought again, later and in
+        its order, here or to another replica. Raises `Unavailable` where the place cannot be reached, or
+        is lost: the caller begins anew, with all that has to be made there. `Refused`: it never will be.
+        """
+        raise Refused(f"{type(self).__name__} brings nothing")

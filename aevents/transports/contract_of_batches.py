@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -16,9 +15,8 @@ import pytest
 from aevents import batch
 from aevents.answer import Answer, Receipt
 from aevents.errors import NotTogether, Refused, Unavailable
-from aevents.event import Event, new_id
 from aevents.transports.base import Destination, Transport
-from aevents.transports.rehearsal import Mailbox, Receiver, an_event, outcome
+from aevents.transports.rehearsal import Mailbox, Receiver, an_event, outcome, some_events
 
 F = TypeVar("F", bound=Callable[..., None])
 _OFFER = {"accept-post": batch.OFFER}
@@ -37,8 +35,10 @@ def only_where(flag: str) -> Callable[[F], F]:
 class BatchContract:
     """A part of `TransportContract`."""
 
-    #: Can it carry several events at once, to destinations that offered to take them?
+    #: Can it carry several events at once, in one message, to destinations that offered to take them?
     can_send_batches: ClassVar[bool] = False
+    #: Can it carry several events at once without being offered it, as one message each?
+    can_send_many: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -63,7 +63,7 @@ class BatchContract:
         raise NotImplementedError
 
     def test_whether_it_can_send_batches_is_said_by_its_class(self) -> None:
-        assert type(self.make_transport()).can_send_batches is self.can_send_batches
+        assert type(self.make_transport()).can_send_batches is (self.can_send_batches or self.can_send_many)
 
     def test_batches_are_for_those_whose_last_answer_offered_to_take_them(self) -> None:
         answers = [Answer(200, {}), Answer(503, {}, _OFFER), Answer(200, {}, _OFFER), Answer(200, {})]
@@ -74,15 +74,15 @@ class BatchContract:
                 for _ in answers:
                     await outcome(transport.send(destination, an_event()))
                     found.append(transport.takes_batches(destination))
-            offered = self.can_send_batches
-            assert found == [False, False, offered, offered, False]
+            offered, always = self.can_send_batches, self.can_send_many
+            assert found == [always, always, offered or always, offered or always, always]
 
         self.run(scenario)
 
     @only_where("can_send_batches")
     def test_a_batch_is_one_message_and_each_event_in_it_has_an_outcome(self) -> None:
         async def scenario(transport: Transport) -> None:
-            events = _events(4)
+            events = some_events(4)
             said = [
                 {"id": events[1].id, "status": 503, "detail": "busy", "retry_after_s": 7},
                 {"id": events[2].id, "status": 410},
@@ -112,7 +112,7 @@ class BatchContract:
             async with self.serving(mailbox) as destination:
                 await transport.send(destination, an_event())
                 assert transport.takes_batches(destination)
-                error = await outcome(transport.send_batch(destination, _events(2)))
+                error = await outcome(transport.send_batch(destination, some_events(2)))
                 assert isinstance(error, NotTogether)
                 assert not transport.takes_batches(destination)
                 await transport.send(destination, an_event())
@@ -125,14 +125,9 @@ class BatchContract:
     def test_what_is_said_of_a_whole_batch_is_raised(self, answer: Answer | Exception) -> None:
         async def scenario(transport: Transport) -> None:
             async with self.serving(Mailbox(answer)) as destination:
-                error = await outcome(transport.send_batch(destination, _events(2)))
+                error = await outcome(transport.send_batch(destination, some_events(2)))
             assert isinstance(error, Unavailable)
-            error = await outcome(transport.send_batch(destination, _events(2)))
+            error = await outcome(transport.send_batch(destination, some_events(2)))
             assert isinstance(error, Unavailable), "nobody is there any more"
 
         self.run(scenario)
-
-
-def _events(count: int) -> list[Event]:
-    now = datetime.now(UTC)
-    return [Event(new_id(), "order-placed", b'{"n": %d }' % n, "accounts", now) for n in range(count)]

@@ -55,6 +55,12 @@ def an_event(event_type: str = "order-placed", data: bytes = b'{"n":1}', **field
     return wire.encode(Event(new_id(), event_type, data, "accounts", datetime.now(UTC), **fields))
 
 
+def some_events(count: int, event_type: str = "order-placed", **fields: Any) -> list[Event]:
+    """Return so many new events, with the numbers from 0 on as `n` in their payloads."""
+    now = datetime.now(UTC)
+    return [Event(new_id(), event_type, b'{"n": %d }' % n, "accounts", now, **fields) for n in range(count)]
+
+
 async def outcome(sending: Awaitable[T]) -> T | Exception:
     """Return the receipt, or what was raised in its place."""
     try:

@@ -1,0 +1,16 @@
+"""A Redis of the test's own: with `is_safe` it writes each command to disk before it answers."""
+
+from __future__ import annotations
+
+from tests.brokers import OwnBroker
+
+
+class OwnRedis(OwnBroker):
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def command(self) -> list[str]:
+        keeps = ["--appendonly", "yes", "--appendfsync", "always" if self.is_safe else "everysec"]
+        where = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
+        return ["redis-server", *where, "--save", "", *keeps]
