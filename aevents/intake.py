@@ -24,11 +24,19 @@ from aevents.subscriptions import handlers_of
 AT_ONCE = 64
 
 
-async def take_in_all(events: Sequence[Event]) -> list[Answer]:
-    """Own the events, or say of which not and why; as `inbox.take_in` for each."""
-    if conf().INBOX and tables.why_not() is None:
+async def take_in_all(events: Sequence[Event], is_first: Sequence[bool] = ()) -> list[Answer]:
+    """Own the events, or say of which not and why; as `inbox.take_in` for each.
+
+    `is_first`: whether each is stored before its handlers run, without `INBOX` too, where there is a store.
+    """
+    if tables.why_not() is not None or not (conf().INBOX or any(is_first)):
+        return await _run_all(events)
+    if conf().INBOX or all(is_first):
         return await _store_all(events)
-    return await _run_all(events)
+    stored = [event for event, first in zip(events, is_first, strict=True) if first]
+    others = [event for event, first in zip(events, is_first, strict=True) if not first]
+    found = {True: iter(await _store_all(stored)), False: iter(await _run_all(others))}
+    return [next(found[first]) for first in is_first]
 
 
 async def _store_all(events: Sequence[Event]) -> list[Answer]:

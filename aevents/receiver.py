@@ -8,9 +8,10 @@ store it is 503 when a handler has failed, so that the emitter tries again and o
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from django.conf import settings as django_settings
 
@@ -33,12 +34,14 @@ from aevents.event import Event, Message
 from aevents.keeper import keeper
 from aevents.settings import conf, is_recording
 from aevents.subscriptions import handlers_of
+from aevents.transports.base import Brought
 from aevents.transports.local import LocalTransport
 
 #: Of a body that is refused for its size, so many bytes are read on and forgotten: see `aevents.views`.
 DRAINED_BYTES = 8 * 1024 * 1024
 _WARN_EVERY_S = 60.0
 _NOT_HANDLED = "The event could not be handled here; the log says why."
+_FAILED = Answer(503, {"status": "failed", "detail": _NOT_HANDLED})
 _MAX_PEERS = 1000
 _logger = logging.getLogger("aevents")
 _warned_at: dict[str, float] = {}
@@ -59,6 +62,27 @@ async def receive(message: Message, *, peer: str, at_home: bool) -> Answer:
     except MalformedMessage as error:
         return _refused(peer, error)
     return await _handle(event, at_home=at_home)
+
+
+async def receive_all(brought: Sequence[Brought], *, peer: str) -> list[Answer]:
+    """Take what a broker has brought, where it may have waited for days; return the answers, in order.
+
+    Each message is one event. What must be in its place, and what may have ended a process before, is stored
+    before its handlers run, as if with `INBOX`. Whatever comes, no exception but a cancellation leaves.
+    """
+    found: list[Event | tuple[str, MalformedMessage]] = []
+    is_first: list[bool] = []
+    for each in brought:
+        try:
+            signer = _signer(each.message, peer, tolerance_s=None)
+            event = _decode(each.message, signer)
+            _require_sender(event, signer)
+        except MalformedMessage as error:
+            found.append((each.message.headers.get("webhook-id", ""), error))
+            continue
+        found.append(event)
+        is_first.append(each.is_again or event.key is not None)
+    return await _answers(found, peer, is_first, at_home=False)
 
 
 def refusal_of_length(length: str) -> Answer | None:
@@ -111,25 +135,34 @@ async def _handle(event: Event, *, at_home: bool) -> Answer:
 async def _handle_all(
     found: Sequence[Event | tuple[str, MalformedMessage]], peer: str, *, at_home: bool
 ) -> Answer:
+    answers = await _answers(found, peer, (), at_home=at_home)
+    if answers and all(answer is _FAILED for answer in answers):
+        return _FAILED
+    ids = [each.id if isinstance(each, Event) else each[0] for each in found]
+    return batch.answer([batch.verdict(id, answer) for id, answer in zip(ids, answers, strict=True)])
+
+
+async def _answers(
+    found: Sequence[Event | tuple[str, MalformedMessage]],
+    peer: str,
+    is_first: Sequence[bool],
+    *,
+    at_home: bool,
+) -> list[Answer]:
+    """Return what becomes of each. `is_first`: see `intake.take_in_all`."""
     events = [each for each in found if isinstance(each, Event)]
     _tell_of(*events)
+    taken: Iterator[Answer]
     try:
         if is_recording():
-            taken = [replies.of_handlers(event, await dispatcher.run_here(event)) for event in events]
+            taken = iter([replies.of_handlers(event, await dispatcher.run_here(event)) for event in events])
         else:
-            taken = await dispatcher.on_handlers_loop(intake.take_in_all(events), at_home=at_home)
+            taking = intake.take_in_all(events, is_first)
+            taken = iter(await dispatcher.on_handlers_loop(taking, at_home=at_home))
     except Exception:
         _logger.exception("A batch could not be handled")
-        return Answer(503, {"status": "failed", "detail": _NOT_HANDLED})
-    answers = iter(taken)
-    return batch.answer(
-        [
-            batch.verdict(each.id, next(answers))
-            if isinstance(each, Event)
-            else batch.verdict(each[0], _refused(peer, each[1]))
-            for each in found
-        ]
-    )
+        taken = itertools.repeat(_FAILED)
+    return [next(taken) if isinstance(each, Event) else _refused(peer, each[1]) for each in found]
 
 
 def _tell_of(*events: Event) -> None:
@@ -153,7 +186,9 @@ def _require_sender(event: Event, signer: str | None) -> None:
         )
 
 
-def _signer(message: Message, peer: str) -> str | None:
+def _signer(
+    message: Message, peer: str, tolerance_s: float | None = signature.TOLERANCE_S
+) -> str | None:
     """Return which service's secret signed it, or "" for the fleet's; None where unsigned is taken."""
     try:
         mistakes = routes.mistakes()
@@ -165,7 +200,7 @@ def _signer(message: Message, peer: str) -> str | None:
     ring = routes.keys()
     if ring and message.headers.get("webhook-signature"):
         hint = wire.source_in(message.headers) or cloudevents.source_hint(message.body)
-        return signature.verify(message, ring.verifying(hint))
+        return signature.verify(message, ring.verifying(hint), tolerance_s)
     rule = conf().UNSIGNED
     if rule is None:
         rule = "accept" if django_settings.DEBUG or is_recording() else "refuse"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from aevents.errors import InvalidSubscription
-from aevents.event import is_event_type
+from aevents.event import is_event_type, pattern
+from aevents.settings import conf
 
 Handler = Callable[[Any], Awaitable[Any] | Any]
 H = TypeVar("H", bound=Handler)
@@ -17,7 +18,7 @@ H = TypeVar("H", bound=Handler)
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One handler of one event type, under a name that stays the same over deploys."""
+    """One handler of one event type or pattern, under a name that stays the same over deploys."""
 
     event_type: str
     handler: Handler
@@ -29,6 +30,7 @@ class Subscription:
 
 
 _by_type: dict[str, dict[str, Subscription]] = {}
+_patterns: tuple[str, ...] = ()
 
 
 @overload
@@ -62,6 +64,9 @@ def subscribe_to(
 ) -> Handler | Callable[[H], H]:
     """Call `event_handler(payload)` for every event of this type that reaches this service.
 
+    `event_type` may be a pattern, in which `*` stands for any run of characters, where what is named in `LISTEN`
+    can bring types by patterns (`manage.py aevents transports`). `current_event().type` tells which one came.
+
     Call it in `AppConfig.ready()`, or use it as a decorator in an app's `events.py`. The handler is
     sync or async; several may share an event, each is called on its own and with a payload of its
     own; the same one twice counts once. `name` is its stable name (default `module.qualname`): what
@@ -85,13 +90,26 @@ def subscribe_to(
 
 
 def handlers_of(event_type: str) -> tuple[Subscription, ...]:
-    """Return the subscriptions of a type in the order they were made."""
-    return tuple(_by_type.get(event_type, {}).values())
+    """Return the subscriptions of a type in the order they were made; those of patterns come last."""
+    return tuple(_named(event_type).values())
 
 
 def handler_named(event_type: str, name: str) -> Subscription | None:
     """Return the subscription of that name to that type, or None where this code has none."""
-    return _by_type.get(event_type, {}).get(name)
+    return _named(event_type).get(name)
+
+
+def patterns() -> tuple[str, ...]:
+    """Return the patterns that are subscribed to."""
+    return tuple(text for text in _by_type if "*" in text)
+
+
+def _named(event_type: str) -> Mapping[str, Subscription]:
+    found = _by_type.get(event_type, {})
+    for text in _patterns:  # seldom any
+        if pattern(text).fullmatch(event_type):
+            found = {**_by_type[text], **found}
+    return found
 
 
 def handler_names() -> frozenset[str]:
@@ -107,14 +125,16 @@ def subscribed_types() -> Mapping[str, Mapping[str, Subscription]]:
 def unsubscribe_all() -> Mapping[str, Mapping[str, Subscription]]:
     """Forget every subscription, for tests; returns them for `restore`."""
     before = dict(_by_type)
-    _by_type.clear()
+    restore({})
     return before
 
 
 def restore(subscriptions: Mapping[str, Mapping[str, Subscription]]) -> None:
     """Put back what `unsubscribe_all` returned, in place of what is there."""
+    global _patterns
     _by_type.clear()
     _by_type.update({key: dict(value) for key, value in subscriptions.items()})
+    _patterns = patterns()
 
 
 def _add(
@@ -129,8 +149,10 @@ def _add(
         raise InvalidSubscription(
             f"the event type {event_type!r:.80} must be a printable string of 1 to 200 characters"
         )
-    if "*" in event_type:
-        raise InvalidSubscription(f"{event_type!r}: HTTP has no wildcards; subscribe to each event type")
+    if "*" in event_type and not conf().LISTEN:
+        raise InvalidSubscription(
+            f"{event_type!r}: HTTP has no wildcards; subscribe to each event type, or LISTEN to a broker that has"
+        )
     if not callable(handler):
         raise InvalidSubscription(f"the handler of {event_type!r} is not callable: {handler!r:.80}")
     name = name or _default_name(event_type, handler)
@@ -154,6 +176,9 @@ def _add(
     subscription = Subscription(event_type, handler, name, atomic, is_async, timeout_s, batch)
     # A new dict each time: another thread may be reading the old one.
     _by_type[event_type] = {**known, name: subscription}
+    if "*" in event_type:
+        global _patterns
+        _patterns = patterns()
 
 
 def _default_name(event_type: str, handler: Handler) -> str:
