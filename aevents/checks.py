@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from django.apps import apps
@@ -13,14 +12,12 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.db import connections
 
-from aevents import checks_of_trust, routes, tables
-from aevents.errors import Refused
+from aevents import checks_of_places, checks_of_trust, tables
+from aevents.checks_of_places import are_transports, did_you_mean
 from aevents.event import is_event_type
 from aevents.loops import why_no_threads
 from aevents.settings import KEYS, LIMIT_KEYS, conf, is_days, is_outbox, is_recording, is_schedule
-from aevents.transports import scheme_of, tls, transport_class
 
-_SERVICE_KEYS = frozenset({"URL", "SECRETS", "FORMAT", "CA", "CERT", "PLAIN"})
 _USERINFO = re.compile(r"://\S*@")
 _IN_MEMORY = re.compile(r":memory:|mode=memory")
 _WAL = re.compile(r"journal_mode\W+wal\b", re.IGNORECASE)
@@ -40,7 +37,8 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         ]
     if not isinstance(raw, Mapping):
         return [_error("E001", f"AEVENTS must be a dict, not {_of(raw)}.", "Write AEVENTS = {...}.")]
-    return [*_keys(raw), *_types(raw), *_limits(raw), *_services(raw), *_store(raw), *_process(raw)]
+    places = map(_message, checks_of_places.findings(raw))
+    return [*_keys(raw), *_types(raw), *_limits(raw), *places, *_store(raw), *_process(raw)]
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
@@ -52,7 +50,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
 def _keys(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     for key in raw:
         if key not in KEYS:
-            yield _error("E002", f"AEVENTS has an unknown key {key!r}.", _did_you_mean(key, KEYS))
+            yield _error("E002", f"AEVENTS has an unknown key {key!r}.", did_you_mean(key, KEYS))
 
 
 def _types(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
@@ -84,7 +82,7 @@ def _types(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     for key, (is_right, wanted) in rules.items():
         if key in raw and not is_right(raw[key]):
             yield _error("E003", f"AEVENTS[{key!r}] is {raw[key]!r}.", f"It must be {wanted}.")
-    if not _are_transports(raw):  # their options may hold a secret: they are not shown
+    if not are_transports(raw):  # their options may hold a secret: they are not shown
         yield _error(
             "E003",
             f"AEVENTS['TRANSPORTS'] is {_of(raw['TRANSPORTS'])} of something else.",
@@ -109,7 +107,7 @@ def _limits(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
             yield _error(
                 "E002",
                 f"AEVENTS['LIMITS'] has an unknown key {key!r}.",
-                _did_you_mean(key, LIMIT_KEYS),
+                did_you_mean(key, LIMIT_KEYS),
             )
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             yield _error("E003", f"AEVENTS['LIMITS'][{key!r}] is {value!r}.", "It must be a number above 0.")
@@ -160,89 +158,6 @@ def _sqlite(alias: str, database: Mapping[str, Any]) -> Iterator[CheckMessage]:
         )
 
 
-def _services(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    resolved: dict[str, Mapping[str, Any]] = {}
-    for key in ("SERVICES", "SUBSCRIPTIONS"):
-        value = raw.get(key, {})
-        is_url = isinstance(value, str) and "://" in value
-        try:
-            value = value if is_url else routes.resolve(value)
-        except Exception as error:  # whatever importing a module can raise
-            yield _error(
-                "E004",
-                f"AEVENTS[{key!r}] is {value!r}, which cannot be imported: {error}",
-                "Give the dotted path of a dict.",
-            )
-            return
-        if not isinstance(value, Mapping):
-            yield _error(
-                "E003",
-                f"AEVENTS[{key!r}] is {'a URL' if is_url else _of(value)}.",
-                "It must be a dict or the dotted path of one.",
-            )
-            return
-        resolved[key] = value
-    services, own = resolved["SERVICES"], raw.get("SERVICE")
-    for name, entry in services.items():
-        if name != own and _are_transports(raw):
-            yield from _service(name, entry)
-    yield from map(_message, checks_of_trust.secrets(raw, services))
-    yield from _mapping(resolved["SUBSCRIPTIONS"], {*services, *([own] if isinstance(own, str) else [])})
-
-
-def _service(name: str, entry: Any) -> Iterator[CheckMessage]:
-    where = f"AEVENTS['SERVICES'][{name!r}]"
-    if isinstance(entry, Mapping):
-        for key in entry:
-            if key not in _SERVICE_KEYS:
-                yield _error(
-                    "E002",
-                    f"{where} has an unknown key {key!r}.",
-                    _did_you_mean(key, _SERVICE_KEYS),
-                )
-    url = entry.get("URL") if isinstance(entry, Mapping) else entry
-    if not isinstance(url, str):
-        yield _error("E005", f"{where} has no URL.", "Write the URL, or a dict with 'URL'.")
-        return
-    try:
-        mistake = transport_class(scheme_of(url)).mistake_in(url)
-    except Refused as error:
-        mistake = str(error)
-    if mistake is not None:
-        # The URL may hold a password: only its scheme is shown.
-        yield _error(
-            "E005",
-            f"{where} has a URL that cannot be used ({scheme_of(url) or 'no scheme'}): {mistake}.",
-            "Write it as https://host/events/.",
-        )
-    options = entry if isinstance(entry, Mapping) else {}
-    mistake = tls.mistake_in(options.get("CA"), options.get("CERT"), url)
-    if mistake is not None:
-        yield _error("E009", f"{where}: {mistake}.", "Give paths of PEM files that this process may read.")
-    yield from map(_message, checks_of_trust.form(name, options))
-
-
-def _mapping(mapping: Mapping[str, Any], known: set[str]) -> Iterator[CheckMessage]:
-    for event_type, names in mapping.items():
-        where = f"AEVENTS['SUBSCRIPTIONS'][{event_type!r}]"
-        if not is_event_type(event_type):
-            yield _error(
-                "E006",
-                f"{where}: the event type is not a printable string of 1 to 200 characters.",
-                "Rename it.",
-            )
-        if isinstance(names, str) or not _is_list_of_strings(names):
-            yield _error("E006", f"{where} is {names!r}.", "It must be a list of names of SERVICES.")
-            continue
-        for name in names:
-            if name not in known:
-                yield _error(
-                    "E007",
-                    f"{where} names {name!r}, which is not in SERVICES.",
-                    _did_you_mean(name, known),
-                )
-
-
 def _process(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
     reason = why_no_threads()
     if reason is not None:
@@ -258,24 +173,6 @@ def _process(raw: Mapping[str, Any]) -> Iterator[CheckMessage]:
             " every event that arrives is refused.",
             "Set SECRETS, or UNSIGNED to 'accept' where only your own services can reach the endpoint.",
         )
-
-
-def _are_transports(raw: Mapping[str, Any]) -> bool:
-    value = raw.get("TRANSPORTS", {})
-    return isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values())
-
-
-def _is_list_of_strings(value: Any) -> bool:
-    try:
-        return all(isinstance(item, str) for item in value)
-    except TypeError:
-        return False
-
-
-def _did_you_mean(name: object, known: Iterable[object]) -> str:
-    names = sorted(map(str, known))
-    alike = difflib.get_close_matches(str(name), names, n=1)
-    return f"Did you mean {alike[0]!r}?" if alike else f"There are: {', '.join(names) or 'none'}."
 
 
 def _of(value: object) -> str:

@@ -50,9 +50,9 @@ def secrets(raw: Mapping[str, Any], services: Mapping[str, Any]) -> Iterator[Fin
                 )
 
 
-def form(name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what is wrong with a service's `FORMAT` and `PLAIN`."""
-    where = f"AEVENTS['SERVICES'][{name!r}]"
+def form(key: str, name: str, options: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is wrong with the `FORMAT` and `PLAIN` of a service or broker."""
+    where = f"AEVENTS[{key!r}][{name!r}]"
     if options.get("FORMAT", "") not in ("", cloudevents.FORMAT):
         yield Finding(
             "E003", f"{where}['FORMAT'] is {options['FORMAT']!r}.", f"It must be {cloudevents.FORMAT!r}."
@@ -79,10 +79,15 @@ def at_a_deploy(raw: Mapping[str, Any]) -> Iterator[Finding]:
         if name != raw.get("SERVICE") and routes.too_open(name, routes.url_of(entry), options):
             yield Finding(
                 "W009",
-                f"AEVENTS['SERVICES'][{name!r}] is http:// to another host: everybody on the way can read it,"
+                f"AEVENTS['SERVICES'][{name!r}] is {_scheme(entry)}:// to another host:"
+                " everybody on the way can read it,"
                 " and outside DEBUG nothing is sent there.",
-                "Write https://, or PLAIN = True where the network itself encrypts.",
+                f"Write {_scheme(entry)}s://, or PLAIN = True where the network itself encrypts.",
             )
+
+
+def _scheme(entry: Any) -> str:
+    return routes.url_of(entry).partition(":")[0].lower()
 
 
 def _services(raw: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -81,6 +81,11 @@ async def on_handlers_loop(work: Coroutine[Any, Any, T], *, at_home: bool) -> T:
     return await _from_another(loop, work)
 
 
+def handlers_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop where async handlers live; raises `RuntimeError` where threads cannot be had."""
+    return _home.loop()
+
+
 def start_on_handlers_loop(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Let all of them run on the loop where async handlers live; from any thread but that loop's own."""
     try:

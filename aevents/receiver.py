@@ -186,9 +186,7 @@ def _require_sender(event: Event, signer: str | None) -> None:
         )
 
 
-def _signer(
-    message: Message, peer: str, tolerance_s: float | None = signature.TOLERANCE_S
-) -> str | None:
+def _signer(message: Message, peer: str, tolerance_s: float | None = signature.TOLERANCE_S) -> str | None:
     """Return which service's secret signed it, or "" for the fleet's; None where unsigned is taken."""
     try:
         mistakes = routes.mistakes()

@@ -62,10 +62,12 @@ def destination_named(name: str) -> Destination | None:
 
 
 def places() -> tuple[Destination, ...]:
-    """Return where this service is to listen: `LISTEN`, brokers by their names and addresses by themselves."""
+    """Return where this service is to listen: `LISTEN`, brokers by name and addresses by themselves."""
     table = _current()
     return tuple(
-        Destination(text, text) if "://" in text else table.destinations.get(text) or Destination.unknown(text)
+        Destination(text, text)
+        if "://" in text
+        else table.destinations.get(text) or Destination.unknown(text)
         for text in dict.fromkeys(_names(table.settings.LISTEN))
     )
 
@@ -176,7 +178,7 @@ def _destination(key: str, name: str, entry: Any, ring: Keyring) -> Destination:
 
 
 def too_open(name: str, url: str, options: Mapping[str, Any]) -> str:
-    """Say why nothing may be sent to `url` as it is; empty where it may. What a broker is told, it may know."""
+    """Say why nothing may be sent to `url` as it is; empty where it may."""
     if django_settings.DEBUG or options.get("PLAIN") is True:
         return ""
     try:
@@ -185,8 +187,10 @@ def too_open(name: str, url: str, options: Mapping[str, Any]) -> str:
         return ""
     if not is_open:
         return ""
+    scheme = scheme_of(url)
     return (
-        f"the URL of {name!r} is http:// to another host, which everybody on the way can read: write https://,"
+        f"the URL of {name!r} is {scheme}:// to another host, which everybody on the way can read:"
+        f" write {scheme}s://,"
         f" or say AEVENTS['SERVICES'][{name!r}]['PLAIN'] = True where the network itself encrypts"
     )
 

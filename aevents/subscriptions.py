@@ -64,8 +64,8 @@ def subscribe_to(
 ) -> Handler | Callable[[H], H]:
     """Call `event_handler(payload)` for every event of this type that reaches this service.
 
-    `event_type` may be a pattern, in which `*` stands for any run of characters, where what is named in `LISTEN`
-    can bring types by patterns (`manage.py aevents transports`). `current_event().type` tells which one came.
+    `event_type` may be a pattern, in which `*` stands for any run of characters, where what is named in
+    `LISTEN` has wildcards (`manage.py aevents transports`). `current_event().type` tells which one came.
 
     Call it in `AppConfig.ready()`, or use it as a decorator in an app's `events.py`. The handler is
     sync or async; several may share an event, each is called on its own and with a payload of its
@@ -151,7 +151,8 @@ def _add(
         )
     if "*" in event_type and not conf().LISTEN:
         raise InvalidSubscription(
-            f"{event_type!r}: HTTP has no wildcards; subscribe to each event type, or LISTEN to a broker that has"
+            f"{event_type!r}: HTTP has no wildcards; subscribe to each event type, or LISTEN to a broker"
+            " that has them"
         )
     if not callable(handler):
         raise InvalidSubscription(f"the handler of {event_type!r} is not callable: {handler!r:.80}")

@@ -31,7 +31,10 @@ def address(kind: str) -> str:
         socket.create_connection((parts.hostname or "", parts.port or 0), 5.0).close()
     except OSError as error:
         is_required = bool(os.environ.get("CI") or os.environ.get(VARIABLES[kind]))
-        missing(f"{kind} does not answer at {parts.hostname}:{parts.port} ({VARIABLES[kind]}): {error}", is_required)
+        missing(
+            f"{kind} does not answer at {parts.hostname}:{parts.port} ({VARIABLES[kind]}): {error}",
+            is_required,
+        )
     return url
 
 

@@ -140,9 +140,9 @@ def test_e001_no_dict(settings: Any) -> None:
     [
         ("SERVICS", "Did you mean 'SERVICES'?"),
         ("SUBSCRIPTION", "Did you mean 'SUBSCRIPTIONS'?"),
-        ("service", "There are: AUTODISCOVER, ENABLED, HISTORY_DAYS, "),
+        ("service", "There are: AUTODISCOVER, BROKERS, ENABLED, HISTORY_DAYS, "),
         # What a later version knows must not be thought to work in this one.
-        *((key, "") for key in ("BROKERS", "LISTEN", "DISCOVERY")),
+        *((key, "") for key in ("DISCOVERY",)),
         (7, "There are: "),
     ],
 )
@@ -368,7 +368,10 @@ def test_e005_a_service_without_url(check: Check, entry: Any) -> None:
     [
         ("payments.internal/events/", "(no scheme): no transport for the scheme ''"),
         ("", "(no scheme): no transport for the scheme ''"),
-        ("ftp://me:s3cret@payments/", "(ftp): no transport for the scheme 'ftp' (there are: http, https,"),
+        (
+            "ftp://me:s3cret@payments/",
+            "(ftp): no transport for the scheme 'ftp' (there are: amqp, amqps, http,",
+        ),
         ("http://", "(http): it has no host."),
         ("http://me:s3cret@/events/", "(http): it is no URL"),
         ("http://me:s3cret@[::1/", "(no scheme): "),
@@ -396,13 +399,14 @@ def test_e006_an_event_type_that_cannot_be_one(check: Check) -> None:
 def test_e006_names_that_are_no_list(check: Check, names: Any) -> None:
     message = the_only(check(SUBSCRIPTIONS={"user-created": names}), "E006")
     assert message.msg == f"AEVENTS['SUBSCRIPTIONS']['user-created'] is {names!r}."
-    assert message.hint == "It must be a list of names of SERVICES."
+    assert message.hint == "It must be a list of names of SERVICES or BROKERS."
 
 
 def test_e007_a_service_that_nobody_knows(check: Check) -> None:
     message = the_only(check(SUBSCRIPTIONS={"user-created": ["payment", "orders"]}), "E007")
     assert (
-        message.msg == "AEVENTS['SUBSCRIPTIONS']['user-created'] names 'payment', which is not in SERVICES."
+        message.msg == "AEVENTS['SUBSCRIPTIONS']['user-created'] names 'payment',"
+        " which is neither in SERVICES nor in BROKERS."
     )
     assert message.hint == "Did you mean 'payments'?"
 
@@ -486,9 +490,9 @@ def test_manage_py_check_fails_with_the_message_and_says_nothing_when_all_is_wel
             [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False
         )
 
-    failed = run("{'SERVICE': 'a', 'UNSIGNED': 'accept', 'BROKERS': {}}")
+    failed = run("{'SERVICE': 'a', 'UNSIGNED': 'accept', 'DISCOVERY': {}}")
     assert failed.returncode != 0
-    assert "(aevents.E002) AEVENTS has an unknown key 'BROKERS'" in failed.stderr
+    assert "(aevents.E002) AEVENTS has an unknown key 'DISCOVERY'" in failed.stderr
 
     for mistake, number in (("'OUTBOX': True", "E008"), ("'SCHEDULE': [9**9]", "W006")):
         told = run(f"{{'SERVICE': 'a', 'UNSIGNED': 'accept', {mistake}}}")

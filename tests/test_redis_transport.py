@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
 pytest.importorskip("redis", reason="needs redis-py, the extra aevents[redis]")
 
 import redis.asyncio as client
 
-from aevents import wire
 from aevents.transports.base import Transport
 from aevents.transports.contract_of_brokers import BrokerContract
 from aevents.transports.redis import RedisTransport

@@ -1,4 +1,4 @@
-"""`worker`: this process relays, until a signal ends it."""
+"""`worker`: this process relays, and listens where `LISTEN` says, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from aevents import relay as relays
 from aevents.commands.base import Terminal, Verb, no_store, unusable
 from aevents.courier import courier
 from aevents.keeper import keeper
+from aevents.listening import listening, mistakes
 from aevents.loops import why_no_threads
 from aevents.relay import relay
 from aevents.settings import conf
@@ -34,6 +35,7 @@ STOPPED = 1
 _REFRESH_S = 1.0
 _LOOK_EVERY_S = 0.05
 _FAILING_S = 60.0  # for how long a failure is shown
+_LISTENING_S = 6.0  # what is being taken from a broker has to come to its end
 _PATIENCE_S = 30.0  # of `--once`, for a database that is away
 _logger = logging.getLogger("aevents")
 
@@ -41,12 +43,15 @@ _logger = logging.getLogger("aevents")
 class Worker(Verb):
     name = "worker"
     help = (
-        "Try what is owed until SIGTERM or Ctrl+C: then claim no more, let what runs end within"
-        " LIMITS['DRAIN_S'], give the rest back, exit 0. A second signal stops at once, with exit code 1."
+        "Try what is owed, and take what comes from where LISTEN says, until SIGTERM or Ctrl+C: then claim no"
+        " more, let what runs end within LIMITS['DRAIN_S'], give the rest back, exit 0. A second signal stops"
+        " at once, with exit code 1."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--once", action="store_true", help="try all that is due now, then end")
+        parser.add_argument(
+            "--once", action="store_true", help="try all that is due now, listening nowhere, then end"
+        )
 
     def run(self, terminal: Terminal, options: Mapping[str, Any]) -> int:
         _make_sure(is_patient=not options["once"])
@@ -59,6 +64,7 @@ class Worker(Verb):
             if options["once"]:
                 _try_all(stop, counts, terminal)
             else:
+                listening.begin()
                 _try_until(stop, counts, terminal)
             _drain(terminal)
         if options["once"] or terminal.is_live:
@@ -145,6 +151,8 @@ def _make_sure(*, is_patient: bool) -> None:
         raise no_store(reason)
     if (reason := why_no_threads()) is not None:
         raise CommandError(f"The worker needs threads: {reason}. Start it without that.")
+    if found := mistakes():
+        raise CommandError("\n".join(["The worker cannot listen.", *found]))
     try:
         tables.deliveries().exists()
     except DatabaseError as error:
@@ -230,6 +238,7 @@ def _drain(terminal: Terminal) -> None:
     """End within the bound: nothing is claimed any more, what runs comes to its end or is given back."""
     ends = time.monotonic() + conf().LIMITS.DRAIN_S
     terminal.show("Waiting for what runs; once more stops at once")
+    listening.end(min(_LISTENING_S, ends - time.monotonic()))
     relay.stop()
     # A claim that is halfway is passed on before the keeper does this.
     with contextlib.suppress(Exception):

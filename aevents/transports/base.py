@@ -54,8 +54,8 @@ class Brought:
     is_again: bool = False
 
 
-#: Takes messages that have come, and returns what becomes of each: 2xx is "owned, forget it"; whatever else it
-#: is, a broker keeps the message and brings it again. It raises nothing but `CancelledError`.
+#: Takes messages that have come, and returns what becomes of each: 2xx is "owned, forget it"; whatever else
+#: it is, a broker keeps the message and brings it again. It raises nothing but `CancelledError`.
 Take = Callable[[Sequence[Brought]], Awaitable[Sequence[Answer]]]
 
 

@@ -8,8 +8,8 @@
         def make_transport(self):
             return MyTransport(PREFIX=self.prefix)
 
-Each test has a `prefix` of its own, so that it finds nothing of others. What a broker cannot do it says by the
-flags of its class, and the tests of what it cannot are not collected.
+Each test has a `prefix` of its own, so that it finds nothing of others. What a broker cannot do it says by
+the flags of its class, and the tests of what it cannot are not collected.
 """
 
 from __future__ import annotations
@@ -249,7 +249,8 @@ class BrokerContract(TransportContract):
             async with self.listening(hang):
                 await transport.send_batch(self.destination, some_events(20))
                 await has_come.wait()
-            mailbox, again = Mailbox(), []
+            mailbox = Mailbox()
+            again: list[bool] = []
 
             async def take(brought: Sequence[Brought]) -> Sequence[Answer]:
                 again.extend(each.is_again for each in brought)
@@ -265,7 +266,8 @@ class BrokerContract(TransportContract):
 
     def test_what_is_being_taken_at_the_end_is_owned(self) -> None:
         async def scenario(transport: Transport) -> None:
-            has_come, taken, after = asyncio.Event(), [], Mailbox()
+            has_come, after = asyncio.Event(), Mailbox()
+            taken: list[int] = []
 
             async def slow(brought: Sequence[Brought]) -> Sequence[Answer]:
                 has_come.set()
@@ -434,7 +436,7 @@ async def _answer(receiver: Receiver, message: Message) -> Answer:
 
 async def _until(is_so: Callable[[], Any]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110 - what changes it may be anything
             await asyncio.sleep(0.02)
 
 
