@@ -43,7 +43,7 @@ def main() -> int:
     django.setup()
     from tests.crash_project import asgi, roles, urls  # noqa: F401 - before the forks
 
-    for module in _LATE:
+    for module in (*_LATE, *os.environ.get("LATE", "").split()):
         importlib.import_module(module)
     wakes, wake = os.pipe()
     os.set_blocking(wake, False)

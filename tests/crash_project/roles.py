@@ -217,8 +217,10 @@ def watch(tell: Teller) -> int:
     tell(ready=True)
     while True:
         try:
+            emitted = Emitted.objects.using("default").count()
             out = Delivery.objects.using("default").count()
-            tell(owed=[out, Delivery.objects.using("orders").count()])
+            owed = [out, Delivery.objects.using("orders").count()]
+            tell(owed=owed, emitted=emitted, effects=Effect.objects.using("orders").count())
         except DatabaseError:
             connections.close_all()
         time.sleep(_LOOK_EVERY_S)

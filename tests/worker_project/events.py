@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,9 @@ async def slow_async(payload: dict[str, Any]) -> None:
 def bad(payload: dict[str, Any]) -> None:
     write("bad")
     raise ValueError("it is bad")
+
+
+@subscribe_to("deadly", name="deadly", atomic=False)
+def deadly(payload: dict[str, Any]) -> None:
+    write("deadly")
+    os.kill(os.getpid(), signal.SIGKILL)

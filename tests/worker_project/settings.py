@@ -23,4 +23,6 @@ AEVENTS = {
     "UNSIGNED": "accept",
     "SERVICES": {"peer": os.environ.get("PEER_URL", "")},
     "LIMITS": json.loads(os.environ.get("LIMITS", "{}")),
+    # What a test has besides, as JSON.
+    **json.loads(os.environ.get("AEVENTS", "{}")),
 }
