@@ -5,18 +5,23 @@ The road of an event, one module a station (each imports only from the ones belo
     urls  apps  pytest_plugin  commands   what Django and pytest start
     commands/overview  commands/worker  commands/replay  commands/discard
     commands/pause  commands/prune  commands/erase
-    commands/status  commands/selection  commands/secret
+    commands/status  commands/selection  commands/secret  commands/transports
     commands/base
     views  asgi  testing  admin    what drives the road
     columns  remedies  filters     the admin's: what it says of a row, does to it, chooses by
+    listening                      what comes from where LISTEN says
+    letters
     emitter  receiver  relay  readable    the two halves, and what is owed again
     intake                         a batch that arrived
     outbox  inbox  status          what each half stores first
     courier  checks                the process's one event loop for deliveries
-    arrivals  lane  replies  checks_of_trust
+    checks_of_places
+    arrivals  lane  replies  checks_of_trust  transports/contract_of_brokers
     convoy  endings  routes  dispatcher  recorder  composer  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/contract_of_batches  parking  backlog  home
-    transports/rehearsal
+    transports/redis
+    transports/rehearsal  transports/broker  transports/redis_streams
+    transports/sources  transports/bindings
     outcomes  shipment  upkeep
     keeper                         the process's one thread for the store
     holdings  jobs  calls
@@ -28,7 +33,7 @@ The road of an event, one module a station (each imports only from the ones belo
     tables  wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  outage
     models  rows  transports/base  transports/connection  keyring
     signature
-    transports/guard  transports/names
+    transports/guard  transports/names  transports/topics
     event  threads
     emission  answer  payload  settings  errors  signals
 

@@ -19,18 +19,23 @@ ROAD = """
     urls  apps  pytest_plugin  commands
     commands/overview  commands/worker  commands/replay  commands/discard
     commands/pause  commands/prune  commands/erase
-    commands/status  commands/selection  commands/secret
+    commands/status  commands/selection  commands/secret  commands/transports
     commands/base
     views  asgi  testing  admin
     columns  remedies  filters
+    listening
+    letters
     emitter  receiver  relay  readable
     intake
     outbox  inbox  status
     courier  checks
-    arrivals  lane  replies  checks_of_trust
+    checks_of_places
+    arrivals  lane  replies  checks_of_trust  transports/contract_of_brokers
     convoy  endings  routes  dispatcher  recorder  composer  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/contract_of_batches  parking  backlog  home
-    transports/rehearsal
+    transports/redis
+    transports/rehearsal  transports/broker  transports/redis_streams
+    transports/sources  transports/bindings
     outcomes  shipment  upkeep
     keeper
     holdings  jobs  calls
@@ -42,7 +47,7 @@ ROAD = """
     tables  wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  outage
     models  rows  transports/base  transports/connection  keyring
     signature
-    transports/guard  transports/names
+    transports/guard  transports/names  transports/topics
     event  threads
     emission  answer  payload  settings  errors  signals
 """

@@ -69,7 +69,9 @@ class Worker:
 
     def wrote(self, line: str) -> None:
         """Wait until a handler has written this."""
-        eventually(lambda: line in self.lines or self.process.poll() is not None, within_s=WITHIN_S, what=line)
+        eventually(
+            lambda: line in self.lines or self.process.poll() is not None, within_s=WITHIN_S, what=line
+        )
         assert line in self.lines, self.printed
 
     def send(self, number: int = signal.SIGTERM) -> None:

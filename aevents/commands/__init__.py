@@ -11,11 +11,23 @@ from aevents.commands.prune import Prune
 from aevents.commands.replay import Replay
 from aevents.commands.secret import Secret
 from aevents.commands.status import Status
+from aevents.commands.transports import Transports
 from aevents.commands.worker import Worker
 
 #: What is done without a verb.
 OVERVIEW: Verb = Overview()
 VERBS: dict[str, Verb] = {
     verb.name: verb
-    for verb in (Worker(), Status(), Replay(), Discard(), Pause(), Resume(), Prune(), Erase(), Secret())
+    for verb in (
+        Worker(),
+        Status(),
+        Replay(),
+        Discard(),
+        Pause(),
+        Resume(),
+        Prune(),
+        Erase(),
+        Secret(),
+        Transports(),
+    )
 }
