@@ -231,6 +231,8 @@ def unquote(text: str) -> str | None:
     """Return a header's text, or None where it is not percent-encoded UTF-8, or too long to be a hint."""
     if len(text) > _MAX_QUOTED_LENGTH:
         return None
+    if "%" not in text and '"' not in text:  # the rule
+        return text
     if text.startswith('"'):  # nobody writes it so any more, but it must be read (section 3.1.3.2)
         in_quotes = _IN_QUOTES.fullmatch(text)
         if in_quotes is not None:

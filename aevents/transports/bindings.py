@@ -5,28 +5,42 @@ Kafka's and AMQP's write attributes as they are, in UTF-8; HTTP's and NATS's per
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Iterable, Mapping
 
 from aevents import wire
 
 _READ = frozenset(wire.HEADERS)
+#: Which is written alike, percent-encoded or not.
+_ALIKE = re.compile(r"[!#$&-~]*")
 
 
 def plain(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Return HTTP's headers for a binding whose attributes begin with `prefix` and are as they are."""
-    return {
-        (prefix + name[3:] if name.startswith("ce-") else name): (
-            (wire.unquote(value) or value) if name.startswith("ce-") else value
-        )
-        for name, value in headers.items()
-    }
-
-
-def as_http(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
-    """Return what `plain` had made of HTTP's headers, or a foreign sender's of the same binding."""
     found: dict[str, str] = {}
     for name, value in headers.items():
-        name = name.lower() if not name.startswith(prefix) else "ce-" + name[len(prefix) :].lower()
-        if name in _READ:
-            found[name] = wire.quote(value) if name.startswith("ce-") else value
+        if name.startswith("ce-"):
+            name = prefix + name[3:]
+            if "%" in value:
+                value = wire.unquote(value) or value
+        found[name] = value
     return found
+
+
+def as_http(headers: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:
+    """Return what `plain` had made of HTTP's headers, or a foreign sender's of the same binding."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        known = _http_name(name, prefix)
+        if known:
+            is_attribute = known.startswith("ce-")
+            found[known] = wire.quote(value) if is_attribute and not _ALIKE.fullmatch(value) else value
+    return found
+
+
+@functools.lru_cache(256)
+def _http_name(name: str, prefix: str) -> str:
+    """Return what HTTP calls it; empty where nobody reads it."""
+    found = "ce-" + name[len(prefix) :].lower() if name.startswith(prefix) else name.lower()
+    return found if found in _READ else ""

@@ -195,9 +195,12 @@ return 0
 
 
 def _held(stream: bytes, entry_id: bytes, fields: Any, *, is_again: bool = False) -> Held:
-    named = {key.decode("utf-8", "replace"): value for key, value in (fields or {}).items()}
-    body = named.pop("data", b"")
-    headers = {name: value.decode("utf-8", "replace") for name, value in named.items()}
+    body, headers = b"", []
+    for name, value in (fields or {}).items():
+        if name == b"data":
+            body = value
+        else:
+            headers.append((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")))
     return Held(Message(as_http(headers, ATTRIBUTES), body), (stream, entry_id), is_again)
 
 
