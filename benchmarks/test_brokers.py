@@ -29,6 +29,7 @@ from benchmarks import bare_brokers, clients
 from benchmarks.duel import duel
 from benchmarks.rig import contest
 from tests import brokers
+from tests.test_broker_crash import own_broker
 
 ROUNDS = 7
 PUBLISHED, CONSUMED = 3_200, 10_000
@@ -189,3 +190,33 @@ def test_consuming_beside_the_bare_client(benchmark: Any, bus: Bus) -> None:
 
 def _at_a_time(loop: Loop, once: Callable[[], Awaitable[Any]]) -> None:
     loop.run_until_complete(clients.at_a_time(WIDTH, PUBLISHED, once))
+
+
+@pytest.mark.parametrize("kind", ["redis", "nats"])
+def test_what_it_costs_that_a_broker_writes_to_disk_before_it_confirms(
+    benchmark: Any, kind: str, loop: Loop, tmp_path: Path, settings: Any
+) -> None:
+    """`appendfsync always` beside `everysec`, and `sync_interval: always` beside two minutes."""
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for is_safe in (True, False):
+            own = own_broker(kind, tmp_path / str(is_safe), is_safe=is_safe)
+            own.start()
+            stack.callback(own.kill)
+            urls.append(own.url)
+
+        def publish(url: str) -> None:
+            settings.AEVENTS = Bus(kind, url, loop).settings()
+            courier.close(5.0)
+            _at_a_time(loop, clients.emit)
+
+        duel(
+            benchmark,
+            lambda: publish(urls[0]),
+            lambda: publish(urls[1]),
+            what=f"aemit to {kind} that writes to disk first : {kind} as it comes",
+            goal="for comparison",
+            rounds=ROUNDS,
+            is_rate=True,
+        )
+        courier.close(5.0)

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis.asyncio as client
+import redis.exceptions as errors
 
 from aevents.errors import DeliveryError, Unavailable
 from aevents.settings import conf
@@ -62,23 +63,26 @@ class RedisTransport(BrokerTransport):
     async def publish(
         self, destination: Destination, messages: Sequence[Outgoing]
     ) -> Sequence[DeliveryError | None]:
-        async with self._client(destination).pipeline(transaction=False) as pipeline:
-            places = []
-            for message in messages:
-                if self._is_to_be_announced(destination, message.topic):
-                    pipeline.sadd(self.all_types, message.topic)
-                    places.append(-1)
-                pipeline.execute_command("XADD", message.topic, "*", *_fields(message))
-                places.append(0)
-            replies = await pipeline.execute(raise_on_error=False)
-        for place, reply in zip(places, replies, strict=True):
-            if place < 0 and isinstance(reply, Exception):
-                self._announced.clear()  # nobody has learnt of it
-        entries = [reply for place, reply in zip(places, replies, strict=True) if place == 0]
-        return [_said(reply) for reply in entries]
+        commands: list[Sequence[bytes]] = []
+        places = []
+        for message in messages:
+            if self._is_to_be_announced(destination, message.topic):
+                commands.append((b"SADD", self.all_types.encode(), message.topic.encode()))
+            places.append(len(commands))
+            commands.append(_xadd(message))
+        replies = await _talk(self._client(destination).connection_pool, commands)
+        if len(replies) > len(places) and any(isinstance(reply, Exception) for reply in replies):
+            self._announced.clear()  # nobody has learnt of it, perhaps
+        return [_said(replies[place]) for place in places]
 
     async def open(self, place: Destination, wanted: Wanted) -> Source:
-        source = RedisSource(_connect(place), wanted, self.prefix, self.all_types, self.options)
+        source = RedisSource(
+            _connect(place, max(_LOST_S, conf().LIMITS.ATTEMPT_S)),
+            wanted,
+            self.prefix,
+            self.all_types,
+            self.options,
+        )
         try:
             await source.look_for_streams()
         except BaseException:
@@ -113,7 +117,7 @@ class RedisTransport(BrokerTransport):
         return found
 
 
-def _connect(destination: Destination) -> client.Redis:
+def _connect(destination: Destination, lost_s: float | None = None) -> client.Redis:
     limits = conf().LIMITS
     tls: dict[str, Any] = {}
     if destination.url.lower().startswith("rediss:"):
@@ -127,7 +131,7 @@ def _connect(destination: Destination) -> client.Redis:
         max_connections=_CONNECTIONS,
         timeout=limits.ATTEMPT_S,
         socket_connect_timeout=limits.CONNECT_S,
-        socket_timeout=max(_LOST_S, limits.ATTEMPT_S),
+        socket_timeout=lost_s,
         socket_keepalive=True,
         health_check_interval=0,
         client_name="aevents",
@@ -136,12 +140,40 @@ def _connect(destination: Destination) -> client.Redis:
     return client.Redis.from_pool(pool)
 
 
-def _fields(message: Outgoing) -> list[str | bytes]:
-    fields: list[str | bytes] = []
+async def _talk(pool: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
+    """Send all commands at once; return the answers, errors among them.
+
+    The client's own pipelines take most of their time for packing and timeouts: here the whole is bounded.
+    """
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(b"".join(map(_packed, commands)), check_health=False)
+        return [await _answer(connection) for _ in commands]
+    except BaseException:  # a cancellation too: whoever used it next would read what was meant for us
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def _answer(connection: Any) -> Any:
+    try:
+        return await connection.read_response(disable_decoding=True)
+    except errors.ResponseError as error:
+        return error
+
+
+def _packed(command: Sequence[bytes]) -> bytes:
+    """Return a command as an array of bulk strings (the protocol's specification, RESP)."""
+    return b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in command]))
+
+
+def _xadd(message: Outgoing) -> list[bytes]:
+    command = [b"XADD", message.topic.encode(), b"*"]
     for name, value in plain(message.headers, ATTRIBUTES).items():
-        fields += (name, value)
-    fields += (b"data", message.body)
-    return fields
+        command += (name.encode(), value.encode("utf-8", "surrogatepass"))
+    command += (b"data", message.body)
+    return command
 
 
 def _said(reply: Any) -> DeliveryError | None:
