@@ -15,8 +15,8 @@ The road of an event, one module a station (each imports only from the ones belo
     intake                         a batch that arrived
     outbox  inbox  status          what each half stores first
     courier  checks                the process's one event loop for deliveries
-    checks_of_places
-    arrivals  lane  replies  checks_of_trust  transports/contract_of_brokers
+    checks_of_places  transports/contract_of_brokers
+    arrivals  lane  replies  checks_of_trust  transports/contract_of_listening
     convoy  endings  routes  dispatcher  recorder  composer  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/contract_of_batches  parking  backlog  home
     transports/redis

@@ -64,7 +64,9 @@ class BareRedis:
                 reply: Any = await client.xreadgroup(group, "me", {place: ">"}, BATCH, 1000)
                 entries = [entry for _, found in _pairs(reply) for entry in _flat(found)]
                 for _, fields in entries:
-                    headers = {name.decode(): value.decode() for name, value in fields.items() if name != b"data"}
+                    headers = {
+                        name.decode(): value.decode() for name, value in fields.items() if name != b"data"
+                    }
                     await _handle(headers, fields[b"data"])
                 await client.xack(place, group, *[entry_id for entry_id, _ in entries])
                 count -= len(entries)

@@ -29,8 +29,8 @@ ROAD = """
     intake
     outbox  inbox  status
     courier  checks
-    checks_of_places
-    arrivals  lane  replies  checks_of_trust  transports/contract_of_brokers
+    checks_of_places  transports/contract_of_brokers
+    arrivals  lane  replies  checks_of_trust  transports/contract_of_listening
     convoy  endings  routes  dispatcher  recorder  composer  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/contract_of_batches  parking  backlog  home
     transports/redis

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from django.test import override_settings
 from aevents import wire
 from aevents.answer import Answer
 from aevents.event import Event, Message, new_id
-from aevents.transports.base import Transport
+from aevents.transports.base import Brought, Take, Transport
 
 T = TypeVar("T")
 Receiver = Callable[[Message], Awaitable[Answer]]
@@ -59,6 +59,28 @@ def some_events(count: int, event_type: str = "order-placed", **fields: Any) -> 
     """Return so many new events, with the numbers from 0 on as `n` in their payloads."""
     now = datetime.now(UTC)
     return [Event(new_id(), event_type, b'{"n": %d }' % n, "accounts", now, **fields) for n in range(count)]
+
+
+def number_of(message: Message) -> int:
+    """Return the `n` of a message's payload."""
+    number: int = wire.decode(message).payload["n"]
+    return number
+
+
+def taking(mailbox: Mailbox) -> Take:
+    """Return what takes messages into a mailbox."""
+
+    async def take(brought: Sequence[Brought]) -> Sequence[Answer]:
+        return [await mailbox(each.message) for each in brought]
+
+    return take
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not is_so():  # noqa: ASYNC110 - what changes it may be anything
+            await asyncio.sleep(0.02)
 
 
 async def outcome(sending: Awaitable[T]) -> T | Exception:
