@@ -1,7 +1,8 @@
-"""What stands beside aevents in `test_brokers.py`: each broker's own client, used by hand as its docs show it.
+"""What stands beside aevents in `test_brokers.py`: each broker's own client, by hand, as its docs show it.
 
-`publish` sends one message, made and signed beforehand, and awaits the broker's word for it. `consume` brings so
-many messages to a handler: read in batches, verified, decoded, handled, acknowledged; as whom, says `group`.
+`publish` sends one message, made and signed beforehand, and awaits the broker's word for it. `consume`
+brings so many messages to a handler: read in batches, verified, decoded, handled, acknowledged; as whom,
+says `group`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What does aevents cost beside the bare client of each broker, doing the same work?
 
-Publishing: 64 emitters, each awaiting the broker's word for its own event; `aemit` beside the client's own call,
-whose messages are made and signed beforehand. Consuming: a service that takes all that is there, as the worker
-does, beside a loop written by hand; both read batches, verify, decode, call a handler that does nothing, and
-acknowledge. And single events over TCP beside single events over HTTP, both ways aevents' own.
+Publishing: 64 emitters, each awaiting the broker's word for its own event; `aemit` beside the client's own
+call, whose messages are made and signed beforehand. Consuming: a service that takes all that is there, as the
+worker does, beside a loop written by hand; both read batches, verify, decode, call a handler that does
+nothing, and acknowledge.
 """
 
 from __future__ import annotations

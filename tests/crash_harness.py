@@ -94,8 +94,8 @@ def run(
 ) -> Verdict:
     """Do it, and return the verdict.
 
-    `trouble` is made again and again, given the URLs of both databases; then nobody is killed. With a `broker`
-    the events go that way, and the receivers are workers that listen to it.
+    `trouble` is made again and again, given the URLs of both databases; then nobody is killed. With a
+    `broker` the events go that way, and the receivers are workers that listen to it.
     """
     with contextlib.ExitStack() as stack:
         urls = [

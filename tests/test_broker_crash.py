@@ -1,7 +1,8 @@
-"""A service that emits, a broker, a service that handles: whoever is killed whenever, every effect is there once.
+"""A service that emits, a broker, a service that handles: whoever is killed, every effect is there once.
 
-Both services are whole ones with a database each (`OUTBOX`, `INBOX`), the broker is a real one of the test's own
-on another port. `tox -e crash` does it with 10,000 events for each transport; AEVENTS_CRASH_SEED repeats a plan.
+Both services are whole ones with a database each (`OUTBOX`, `INBOX`), the broker is a real one of the test's
+own on another port. `tox -e crash` does it with 10,000 events for each transport; AEVENTS_CRASH_SEED repeats
+a plan.
 """
 
 from __future__ import annotations
