@@ -6,7 +6,7 @@ from django.apps import AppConfig
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
-from aevents import routes
+from aevents import letters, routes
 from aevents.relay import is_command
 from aevents.settings import conf
 
@@ -22,5 +22,7 @@ class AeventsConfig(AppConfig):
         mistakes = () if is_command() else routes.mistakes_in_secrets()
         if mistakes:
             raise ImproperlyConfigured("; ".join(mistakes))
+        if conf().LISTEN:
+            letters.take_back()  # in all processes: who tries again what was refused need not listen
         if conf().AUTODISCOVER:
             autodiscover_modules("events")

@@ -70,8 +70,6 @@ class Listening:
 
     def begin(self) -> None:
         """Begin to listen at every place of `LISTEN`; nothing where there is none."""
-        if routes.places():
-            letters.take_back()
         for place in routes.places():
             # Who waits for an answer gets it where the handlers run, as over HTTP.
             loop = self._thread.start() if _is_a_broker(place) else dispatcher.handlers_loop()

@@ -1,4 +1,4 @@
-"""`manage.py aevents worker` with `LISTEN`, as a real process: what a broker brings, and what becomes of it."""
+"""`manage.py aevents worker` with `LISTEN`, as a process: what a broker brings, and what becomes of it."""
 
 from __future__ import annotations
 
