@@ -161,7 +161,7 @@ def test_what_nobody_vouches_for_is_a_dead_letter_in_the_end_and_taken_when_the_
 
 @pytest.mark.parametrize(
     "body",
-    [b"\xff\x00", b"7", b'{"event_type": 7, "payload": 1}', b"[" * 100_000],
+    [b"\xff\x00", b"7 8", b'{"event_type": 7, "payload": 1}', b"[" * 100_000],
     ids=lambda body: repr(body[:40]),
 )
 def test_garbage_is_kept_and_holds_up_nobody(store: str, worker: Worker, prefix: str, body: bytes) -> None:
