@@ -1,0 +1,45 @@
+"""A broker of Kafka's protocol of the test's own: noida-db, a wheel for Linux on x86-64.
+
+It keeps all in memory and writes a copy to disk each second, and when it is told to end: killed -9 it loses
+what it has confirmed last. So with `is_safe` it is told, and ends within moments; otherwise it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import brokers
+from tests.brokers import OwnBroker
+
+
+class OwnKafka(OwnBroker):
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        where = ["--kafka-port", str(self.port), "--data-dir", str(self.folder / "data")]
+        return [str(program()), "start", "--only", "kafka", *where]
+
+    def kill(self) -> None:
+        if self.process is not None and self.is_safe:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(20)
+        super().kill()
+
+
+def program() -> Path:
+    """Return the program itself, which a killed wrapper would outlive; skip where there is none."""
+    found = importlib.util.find_spec("noida_db")
+    if found is None or found.origin is None:
+        brokers.missing("needs noida-db, a broker of Kafka's protocol, which has a wheel for Linux on x86-64")
+        pytest.skip("unreachable")
+    path = Path(found.origin).parent / "noida-db"
+    path.chmod(0o755)
+    return path
