@@ -65,8 +65,8 @@ async def open_source(
     source = KafkaSource(consumer, [topics.topic_of(each, prefix) for each in wanted.types])
     try:
         await consumer.start()
-        # Not before: it would wait for the group, which may take longer than there is time. A pattern also for
-        # names that are known: to be asked for them, a broker may make topics, with a single partition.
+        # Not before: it would wait for the group, which may take longer than there is time. By a pattern also
+        # where names are known: a broker that is asked for them may make topics, with a single partition.
         if wanted.types or wanted.patterns:
             consumer.subscribe(pattern=pattern_of(wanted, prefix), listener=source)
     except BaseException:
@@ -123,7 +123,7 @@ class _Partition:
 
 
 class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
-    """The partitions of a group that are this replica's. Before one goes to another, what is out of it is owned."""
+    """The partitions of a group that are this replica's: what is out of one is owned before it goes."""
 
     def __init__(self, consumer: Any, names: Sequence[str]) -> None:
         self._consumer = consumer
@@ -140,7 +140,9 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     async def fetch(self, at_most: int) -> Sequence[Held]:
         self._require_life()
         try:
-            async with asyncio.timeout(2 * _POLL_S):  # the client waits as long as the group is being shared anew
+            async with asyncio.timeout(
+                2 * _POLL_S
+            ):  # the client waits as long as the group is being shared anew
                 found = await self._consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=at_most)
         except TimeoutError:
             return []
@@ -152,6 +154,7 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     async def acknowledge(self, held: Sequence[Held]) -> None:
         reached: dict[Any, Any] = {}
         for each in held:
+            partition: _Partition
             partition, offset = each.handle
             upto = partition.own(offset)
             if upto is not None and self._partitions.get(partition.place) is partition:
@@ -179,7 +182,7 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     # Told by the client
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Let what was given out be owned before others are given these; the client fetches nothing meanwhile."""
+        """Let what was given out be owned before others are given these; nothing is fetched meanwhile."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_HAND_OVER_S):
                 await self._settled.wait()
@@ -213,7 +216,8 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
             elif name in self._seen:
                 raise Unavailable(f"the topic {name} is gone")
         if len(self._seen) < len(self._names):
-            self._consumer._client.force_metadata_update()  # not every broker has heard of a new topic at once
+            # Not every broker has heard of a new topic at once.
+            self._consumer._client.force_metadata_update()
 
     def _partition(self, place: Any) -> _Partition:
         found = self._partitions.get(place)
