@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,18 @@ class OwnKafka(OwnBroker):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(20)
         super().kill()
+
+    def freeze(self) -> None:
+        """Let it answer nothing, until `thaw`; its connections stay."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.01)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
 
 def program() -> Path:

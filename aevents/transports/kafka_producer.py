@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ from aiokafka import AIOKafkaProducer, errors
 from aevents.errors import DeliveryError, Refused, Unavailable
 from aevents.settings import conf
 from aevents.transports.broker import Outgoing, plain, text_of
-from aevents.transports.kafka_source import ATTRIBUTES, cut
+from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
 
 _BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it
 _LARGEST_BYTES = 2**30  # what is too large is the broker's to say
+_CUT_EVERY_S = 0.2
 Settings = dict[str, Any]
 
 
@@ -26,7 +28,9 @@ class Publisher:
     """The producer of one broker: made when it is needed, and thrown away once anything of it has failed.
 
     A message that failed leaves a gap in the numbers of an idempotent producer, after which the broker takes
-    nothing more of that partition from it; and one whose sending was given up would still be sent, later.
+    nothing more of that partition from it; and one whose sending was given up would still be sent, later. Nor
+    does one outlive a connection: a broker that comes back as it was some time ago may give its number to
+    another, and then takes what is new for a copy of what it has, and says that all is well.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Publisher:
                     max_request_size=_LARGEST_BYTES,
                     request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
                 )
+                watch(producer.client, functools.partial(self._throw_away, producer))
                 try:
                     await producer.start()
                 except BaseException:
@@ -95,11 +100,12 @@ class Publisher:
             await producer.client.force_metadata_update()
             await asyncio.sleep(0.02)
 
-    def _throw_away(self, producer: Any) -> None:
-        if self._producer is producer:
-            self._producer = None
+    def _throw_away(self, producer: Any, reason: str = "another message has failed") -> None:
+        if self._producer is not producer:
+            return
+        self._producer = None
         producer._sender.sender_task.cancel()  # before anything of it is sent once more
-        ending = asyncio.ensure_future(_ended(producer))
+        ending = asyncio.ensure_future(_ended(producer, reason))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
@@ -160,11 +166,20 @@ def said(error: BaseException) -> Unavailable:
     return Unavailable(text_of(error), timed_out=is_late, slowly=isinstance(error, _SLOW))
 
 
-async def _ended(producer: Any) -> None:
+async def _ended(producer: Any, reason: str) -> None:
     """End a producer with all it still holds. `stop` alone would wait until that is sent, be it for ever."""
-    cut(producer.client)
-    with contextlib.suppress(Exception):
-        await producer._sender.close()
-    producer._message_accumulator.fail_all(errors.ProducerClosed())
+    task = producer._sender.sender_task
+    while (
+        not task.done()
+    ):  # it waits for the answers that are due; cancelled twice, it would leave them behind
+        cut(producer.client)
+        await asyncio.wait([task], timeout=_CUT_EVERY_S)
+    accumulator = producer._message_accumulator
+    for batches in accumulator._batches.values():
+        accumulator._pending_batches.update(batches)  # what is tried again is none of these, and must be
+    accumulator.fail_all(errors.KafkaConnectionError(reason))
+    for batch in accumulator._pending_batches:
+        if batch._drain_waiter.done():
+            batch._drain_waiter.exception()  # which nobody waits for
     with contextlib.suppress(Exception):
         await producer.stop()

@@ -11,7 +11,7 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, errors
@@ -134,8 +134,9 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         self._settled = asyncio.Event()
         self._settled.set()
         self._is_closing = False
-        self._lost = ""
-        self._watch()
+        self._lost = asyncio.Event()
+        self._loss = ""
+        watch(consumer._client, self._lose)
 
     async def fetch(self, at_most: int) -> Sequence[Held]:
         self._require_life()
@@ -161,13 +162,24 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
                 reached[partition.place] = OffsetAndMetadata(upto, "")
         try:
             if reached:
-                async with asyncio.timeout(_COMMIT_S):
-                    # Not `consumer.commit`, which refuses as soon as a new topic has been found.
-                    await self._consumer._coordinator.commit_offsets(None, reached)
+                await self._commit(reached)
         except errors.CommitFailedError:
             pass  # they are another's meanwhile, who is brought them again
         finally:
             self._look_whether_settled()
+
+    async def _commit(self, reached: dict[Any, Any]) -> None:
+        # Not `consumer.commit`, which refuses as soon as a new topic has been found. It tries for ever.
+        trying = asyncio.ensure_future(self._consumer._coordinator.commit_offsets(None, reached))
+        losing = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((trying, losing), timeout=_COMMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            if not trying.done():
+                raise Unavailable(self._loss or "what was taken could not be committed in time")
+            trying.result()
+        finally:
+            trying.cancel()
+            losing.cancel()
 
     async def close(self) -> None:
         self._is_closing = True
@@ -176,8 +188,9 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         if not (await asyncio.wait([stopping], timeout=_CLOSE_S))[0]:
             cut(self._consumer._client)
             await asyncio.wait([stopping], timeout=_CLOSE_S)
-        if stopping.done():
+        if stopping.done() and not stopping.cancelled():
             stopping.exception()
+        await self._consumer._client.close()  # `stop` ends before it, where a fetch has just failed
 
     # Told by the client
 
@@ -192,20 +205,14 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Any) -> None:
         """What is there is seen when it is fetched."""
 
-    def _watch(self) -> None:
-        client = self._consumer._client
-        go_on = client._on_connection_closed
-
-        def noticed(connection: Any, reason: Any) -> None:
-            if reason not in _EXPECTED and not self._is_closing:
-                self._lost = f"the connection to {connection.host}:{connection.port} is lost"
-            go_on(connection, reason)
-
-        client._on_connection_closed = noticed
+    def _lose(self, reason: str) -> None:
+        if not self._is_closing:
+            self._loss = reason
+            self._lost.set()
 
     def _require_life(self) -> None:
-        if self._lost:
-            raise Unavailable(self._lost)
+        if self._loss:
+            raise Unavailable(self._loss)
         now = time.monotonic()
         if now < self._looks_at:
             return
@@ -228,6 +235,18 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     def _look_whether_settled(self) -> None:
         if all(each.is_settled for each in self._partitions.values()):
             self._settled.set()
+
+
+def watch(client: Any, lose: Callable[[str], None]) -> None:
+    """Have `lose` told why, as soon as a connection of a client breaks."""
+    go_on = client._on_connection_closed
+
+    def noticed(connection: Any, reason: Any) -> None:
+        if reason not in _EXPECTED:
+            lose(f"the connection to {connection.host}:{connection.port} is lost")
+        go_on(connection, reason)
+
+    client._on_connection_closed = noticed
 
 
 def cut(client: Any) -> None:
