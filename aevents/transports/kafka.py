@@ -144,6 +144,7 @@ class _Address(NamedTuple):
     rest: str
 
     @classmethod
+    @functools.lru_cache(256)  # asked for at each call
     def of(cls, url: str) -> _Address:
         parts = urlsplit(url)
         login, at, places = parts.netloc.rpartition("@")
