@@ -1,0 +1,198 @@
+"""What is sent to Kafka: messages in, what the broker has said of each out.
+
+`kafka.py` has the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer, errors
+
+from aevents.errors import DeliveryError, Refused, Unavailable
+from aevents.settings import conf
+from aevents.transports.broker import Outgoing, plain, text_of
+from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
+
+_BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it
+_LARGEST_BYTES = 2**30  # what is too large is the broker's to say
+_CUT_EVERY_S = 0.2
+Settings = dict[str, Any]
+
+
+class Publisher:
+    """The producer of one broker: made when it is needed, and thrown away once anything of it has failed.
+
+    A message that failed leaves a gap in the numbers of an idempotent producer, after which the broker takes
+    nothing more of that partition from it; and one whose sending was given up would still be sent, later. Nor
+    does one outlive a connection: a broker that comes back as it was some time ago may give its number to
+    another, and then takes what is new for a copy of what it has, and says that all is well.
+    """
+
+    def __init__(
+        self,
+        find_settings: Callable[[], Awaitable[Settings]],
+        make_topics: Callable[[Settings, Sequence[str]], Awaitable[None]],
+    ) -> None:
+        self._find_settings = find_settings
+        self._make_topics = make_topics
+        self._producer: Any = None
+        self._settings: Settings = {}
+        self._starting = asyncio.Lock()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
+        """Send all of them, and return how each fared once the broker has said so of all."""
+        producer = await self._started()
+        is_well = False
+        try:
+            await self._know_topics(producer, {message.topic for message in messages})
+            found = await _sent(producer, messages)
+            is_well = not any(found)
+            return found
+        finally:
+            if not is_well:
+                self._throw_away(producer)
+
+    async def close(self) -> None:
+        """Close the producer, and wait for the ends of earlier ones."""
+        if self._producer is not None:
+            self._throw_away(self._producer)
+        if self._endings:
+            await asyncio.wait(self._endings)
+
+    async def _started(self) -> Any:
+        async with self._starting:
+            if self._producer is None:
+                self._settings = await self._find_settings()
+                producer = AIOKafkaProducer(
+                    **self._settings,
+                    acks="all",
+                    enable_idempotence=True,
+                    max_batch_size=_BATCH_BYTES,
+                    max_request_size=_LARGEST_BYTES,
+                    request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
+                )
+                watch(producer.client, functools.partial(self._throw_away, producer))
+                try:
+                    await producer.start()
+                except BaseException:
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def _know_topics(self, producer: Any, names: set[str]) -> None:
+        # With no topics of its own the client asks for all, and so makes none: see `make_topics`.
+        def unknown() -> list[str]:
+            return [name for name in names if producer.client.cluster.partitions_for_topic(name) is None]
+
+        if not unknown():
+            return
+        await producer.client.force_metadata_update()
+        if missing := unknown():
+            await self._make_topics(self._settings, missing)
+        while unknown():
+            await producer.client.force_metadata_update()
+            await asyncio.sleep(0.02)
+
+    def _throw_away(self, producer: Any, reason: str = "another message has failed") -> None:
+        if self._producer is not producer:
+            return
+        self._producer = None
+        producer._sender.sender_task.cancel()  # before anything of it is sent once more
+        ending = asyncio.ensure_future(_ended(producer, reason))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+
+async def _sent(producer: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
+    futures: list[asyncio.Future[Any]] = []
+    try:
+        for message in messages:
+            futures.append(await _enqueued(producer, message))  # noqa: PERF401 - these are cancelled on the way
+        results = await asyncio.gather(*futures, return_exceptions=True)
+    except BaseException:
+        for each in futures:
+            each.cancel()
+            if not each.cancelled():
+                each.exception()
+        raise
+    return [_fared(message, result) for message, result in zip(messages, results, strict=True)]
+
+
+async def _enqueued(producer: Any, message: Outgoing) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = await producer.send(
+        message.topic,
+        message.body,
+        key=None if message.key is None else message.key.encode("utf-8", "surrogatepass"),
+        headers=[
+            (_kafka_name(name), _value(name, text).encode("utf-8", "surrogatepass"))
+            for name, text in message.headers.items()
+        ],
+    )
+    return future
+
+
+@functools.lru_cache(1024)
+def _kafka_name(name: str) -> str:
+    return next(iter(plain({name: ""}, ATTRIBUTES)))
+
+
+def _value(name: str, text: str) -> str:
+    if "%" not in text and not text.startswith('"'):
+        return text  # as nearly all are
+    return plain({name: text}, ATTRIBUTES)[_kafka_name(name)]
+
+
+def _fared(message: Outgoing, result: Any) -> DeliveryError | None:
+    if not isinstance(result, BaseException):
+        return None
+    is_size = isinstance(result, (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError))
+    if is_size and len(message.body) >= _BATCH_BYTES:  # so that it was alone
+        return Refused(f"the broker takes no message of {len(message.body)} bytes: {text_of(result)}")
+    return said(result)
+
+
+_SLOW = (
+    errors.AuthenticationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.InvalidReplicationFactorError,
+    errors.InvalidSessionTimeoutError,
+    errors.MessageSizeTooLargeError,
+    errors.PolicyViolationError,
+    errors.SaslAuthenticationFailed,
+    errors.TopicAuthorizationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.UnsupportedVersionError,
+)
+
+
+def said(error: BaseException) -> Unavailable:
+    """Return what an error of the client means; none of them is for ever."""
+    is_late = isinstance(error, (errors.RequestTimedOutError, errors.KafkaTimeoutError, TimeoutError))
+    return Unavailable(text_of(error), timed_out=is_late, slowly=isinstance(error, _SLOW))
+
+
+async def _ended(producer: Any, reason: str) -> None:
+    """End a producer with all it still holds. `stop` alone would wait until that is sent, be it for ever."""
+    task = producer._sender.sender_task
+    while (
+        not task.done()
+    ):  # it waits for the answers that are due; cancelled twice, it would leave them behind
+        cut(producer.client)
+        await asyncio.wait([task], timeout=_CUT_EVERY_S)
+    accumulator = producer._message_accumulator
+    for batches in accumulator._batches.values():
+        accumulator._pending_batches.update(batches)  # what is tried again is none of these, and must be
+    accumulator.fail_all(errors.KafkaConnectionError(reason))
+    for batch in accumulator._pending_batches:
+        if batch._drain_waiter.done():
+            batch._drain_waiter.exception()  # which nobody waits for
+    with contextlib.suppress(Exception):
+        await producer.stop()
