@@ -52,7 +52,6 @@ class BrokerContract(TransportContract):
     prefix = "aevents."
     #: The flags of the transport's class, as they are to be.
     keeps_order: ClassVar[bool] = False
-    drops_duplicates: ClassVar[bool] = False
     can_replay: ClassVar[bool] = False
     has_wildcards: ClassVar[bool] = False
     #: How long it takes at the most until what a replica that vanished was given is with another.
