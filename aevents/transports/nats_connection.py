@@ -1,7 +1,7 @@
 """One connection to NATS: requests in, the answer to each out; lost once, it is lost for good.
 
-nats-py's own reconnection is off, as it is silent: whoever uses a connection that is lost makes a new one, and
-looks again for all that has to be there. JetStream's API is spoken as its reference documents it.
+nats-py's own reconnection is off, as it is silent: whoever used a connection that is lost makes a new one,
+and looks again for all that has to be there. JetStream's API is spoken as its reference has it.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Connection:
 
     @property
     def is_forbidden(self) -> bool:
-        """Tell whether the server has refused something that was sent on it: it gives no other answer to that."""
+        """Tell whether the server has refused something that was sent on it; it does not answer that."""
         return self._refusals > 0
 
     @property
@@ -227,7 +227,10 @@ class Connection:
     async def api(self, *requests: tuple[str, Any]) -> list[dict[str, Any]]:
         """Return what JetStream says to these; what it objects to stands in `error`."""
         answers = await self.ask(
-            [Request(f"{_API}.{each}", b"" if asked is None else orjson.dumps(asked)) for each, asked in requests]
+            [
+                Request(f"{_API}.{each}", b"" if asked is None else orjson.dumps(asked))
+                for each, asked in requests
+            ]
         )
         found = []
         for answer in answers:

@@ -1,22 +1,19 @@
 """What JetStream holds for one service: pulled from its durable consumers, and acknowledged there.
 
-There is a consumer for each type, so that a type that is new to a service brings what was sent of it before; and
-one more for all patterns, of which nothing is acknowledged but what is not wanted, unseen. One request is open at
-each consumer: for a single message where nothing comes, for a share of a batch where there is much.
+There is a consumer for each type, so that a type that is new to a service brings what was sent of it before;
+and one for all patterns, where what is not wanted is acknowledged unseen. One request is open at each: for a
+single message where nothing comes, for a share of a batch where there is much.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -25,24 +22,16 @@ from aevents.errors import Unavailable
 from aevents.event import Message
 from aevents.transports import topics
 from aevents.transports.base import Wanted
-from aevents.transports.broker import Held, Source, is_wanted, text_of
+from aevents.transports.broker import Held, Source, is_wanted
 from aevents.transports.nats_connection import NO_RESPONDERS, Connection, Request, status_of
+from aevents.transports.nats_places import consumer_of, require_consumers, stream_of, types_from_before
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
 _LOST_S = 5.0  # after that: the consumer is not there any more, and nobody said so
 _NANOSECONDS = 1_000_000_000
-_GIVEN_OUT = 10_000  # messages of one consumer that all replicas may have at a time
-_NO_CONSUMER = 10014
 _NAK, _IN_PROGRESS = b"-NAK", b"+WPI"
 _READ = frozenset(wire.HEADERS)
-
-
-def name_of(group: str, event_type: str | None) -> str:
-    """Return the name of a group's consumer for a type, or for patterns: words to read, and what makes it unique."""
-    word = "patterns" if event_type is None else topics.word_of(event_type)
-    digest = hashlib.blake2b(repr((group, event_type)).encode(), digest_size=5).hexdigest()
-    return f"{topics.word_of(group)[:80]}-{word[:80]}-{digest}"
 
 
 @dataclass(slots=True, eq=False)
@@ -57,11 +46,11 @@ class _Consumer:
 
 
 class NatsSource(Source):
-    """The consumers of one group. It keeps by itself what it has given out, as it also has some in advance."""
+    """The consumers of one group. It keeps by itself all that it has, also what nobody has asked for yet."""
 
-    def __init__(self, connection: Connection, stream: str, prefix: str, wanted: Wanted) -> None:
+    def __init__(self, connection: Connection, prefix: str, wanted: Wanted) -> None:
         self._connection = connection
-        self._stream = stream
+        self._stream = stream_of(prefix)
         self._prefix = prefix
         self._wanted = wanted
         self._types: set[str] = set(wanted.types)
@@ -75,21 +64,18 @@ class NatsSource(Source):
         self._keeper: asyncio.Task[None] | None = None
 
     async def begin(self, ack_wait_s: float) -> None:
-        """Make the consumers that are not there, each at the oldest message, and begin to listen."""
+        """Make the consumers that are not there, and begin to listen."""
+        connection, group = self._connection, self._wanted.group
         if self._wanted.patterns:
-            self._types.update(await self._types_from_before())
-        filters = {
-            name_of(self._wanted.group, each): topics.topic_of(each, self._prefix) for each in self._types
-        }
+            self._types |= await types_from_before(connection, self._stream, self._prefix, self._wanted)
+        filters = {consumer_of(group, each): topics.topic_of(each, self._prefix) for each in self._types}
         if self._wanted.patterns:
-            filters[name_of(self._wanted.group, None)] = f"{self._prefix}>"
-        ack_wait_s = await self._require_consumers(filters, ack_wait_s)
+            filters[consumer_of(group, None)] = f"{self._prefix}>"
+        ack_wait_s = await require_consumers(connection, self._stream, filters, ack_wait_s)
         self._order = [_Consumer(name, where.endswith(">")) for name, where in filters.items()]
         self._consumers = {each.name: each for each in self._order}
-        self._connection.when_lost = self._has_changed.set
-        self._subscription = await self._connection.subscribe(
-            f"{self._connection.inbox}.pull.*.*", self._on_message
-        )
+        connection.when_lost = self._has_changed.set
+        self._subscription = await connection.subscribe(f"{connection.inbox}.pull.*.*", self._on_message)
         self._keeper = asyncio.create_task(self._keep_all(ack_wait_s / 3))
 
     async def fetch(self, at_most: int) -> Sequence[Held]:
@@ -132,52 +118,6 @@ class NatsSource(Source):
         names = {_parts(place)[0] for place in places}
         await self._connection.api(*((f"CONSUMER.INFO.{self._stream}.{name}", None) for name in names))
         await self._answer(places, _NAK)
-
-    # Consumers
-
-    async def _require_consumers(self, filters: dict[str, str], ack_wait_s: float) -> float:
-        """Make those that are missing; return after how long the first of them gives a message to another."""
-        infos = await self._connection.api(
-            *((f"CONSUMER.INFO.{self._stream}.{name}", None) for name in filters)
-        )
-        missing = [
-            name
-            for name, info in zip(filters, infos, strict=True)
-            if (info.get("error") or {}).get("err_code") == _NO_CONSUMER
-        ]
-        made = await self._connection.api(
-            *(
-                (
-                    f"CONSUMER.DURABLE.CREATE.{self._stream}.{name}",
-                    {"stream_name": self._stream, "config": _config(name, filters[name], ack_wait_s)},
-                )
-                for name in missing
-            )
-        )
-        found = {**dict(zip(filters, infos, strict=True)), **dict(zip(missing, made, strict=True))}
-        return min([ack_wait_s, *(_ack_wait_s(name, filters[name], info) for name, info in found.items())])
-
-    async def _types_from_before(self) -> set[str]:
-        """Return the types that a pattern stands for now, and that the group has consumers of its own for.
-
-        What waits there was acknowledged unseen at the one for patterns.
-        """
-        found: set[str] = set()
-        offset, total = 0, 1
-        while offset < total:
-            (page,) = await self._connection.api((f"CONSUMER.LIST.{self._stream}", {"offset": offset}))
-            infos = page.get("consumers") or []
-            for info in infos:
-                event_type = topics.type_of(info["config"].get("filter_subject", ""), self._prefix)
-                if (
-                    event_type is not None
-                    and info["name"] == name_of(self._wanted.group, event_type)
-                    and is_wanted(event_type, self._wanted)
-                ):
-                    found.add(event_type)
-            offset += len(infos)
-            total = page.get("total", 0) if infos else 0
-        return found
 
     # What comes
 
@@ -269,34 +209,6 @@ class NatsSource(Source):
     def _fail(self, error: Exception) -> None:
         self._failure = self._failure or error
         self._has_changed.set()
-
-
-def _config(name: str, filter_subject: str, ack_wait_s: float) -> dict[str, Any]:
-    return {
-        "durable_name": name,
-        "filter_subject": filter_subject,
-        "deliver_policy": "all",
-        "replay_policy": "instant",
-        "ack_policy": "explicit",
-        "ack_wait": int(ack_wait_s * _NANOSECONDS),
-        "max_deliver": -1,  # or it would drop, unseen, what has failed so often
-        "max_ack_pending": _GIVEN_OUT,
-    }
-
-
-def _ack_wait_s(name: str, filter_subject: str, info: dict[str, Any]) -> float:
-    """Return the time that a consumer has in fact; raises `Unavailable` where it cannot serve."""
-    if "error" in info:
-        raise Unavailable(f"the consumer {name!r} cannot be made: {info['error'].get('description')!s:.200}")
-    config = info["config"]
-    is_ours = config.get("filter_subject") == filter_subject and config.get("ack_policy") == "explicit"
-    if not is_ours or config.get("deliver_subject"):
-        raise Unavailable(
-            f"the consumer {name!r} was changed: it must be pulled from, acknowledged explicitly, and have the"
-            f" filter {filter_subject}",
-            slowly=True,
-        )
-    return float(config["ack_wait"]) / _NANOSECONDS
 
 
 def _parts(place: str) -> tuple[str, int]:
