@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from typing import Any
 
 import pytest
 
@@ -13,9 +11,11 @@ pytest.importorskip("nats", reason="needs nats-py, the extra aevents[nats]")
 import nats as client
 from nats.js.errors import NotFoundError
 
-from aevents.transports.base import Transport
+from aevents.errors import Refused
+from aevents.transports.base import Destination, Transport
 from aevents.transports.contract_of_brokers import BrokerContract
 from aevents.transports.nats import NatsTransport
+from aevents.transports.rehearsal import an_event, outcome, rehearse
 from tests import brokers
 
 
@@ -54,3 +54,12 @@ class TestNats(BrokerContract):
         async with await client.connect(self.url) as found:
             with contextlib.suppress(NotFoundError):
                 await found.jetstream().delete_stream(self.prefix.removesuffix("."))
+
+
+def test_an_empty_prefix_is_refused_as_it_names_the_stream() -> None:
+    async def scenario(transport: Transport) -> None:
+        found = await outcome(transport.send(Destination("bus", "nats://127.0.0.1:9"), an_event()))
+        assert isinstance(found, Refused)
+        assert "PREFIX" in str(found)
+
+    assert rehearse(lambda: NatsTransport(PREFIX=""), scenario) == []
