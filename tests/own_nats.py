@@ -17,6 +17,8 @@ from tests.brokers import OwnBroker, missing
 
 
 class OwnNats(OwnBroker):
+    """See `brokers.OwnBroker`."""
+
     #: More lines of its configuration.
     more = ""
     has_jetstream = True
@@ -25,15 +27,19 @@ class OwnNats(OwnBroker):
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def server(self) -> str:
+        """The program that runs."""
+        return newest_server() if self.is_safe else any_server()
+
     def command(self) -> list[str]:
-        server = newest_server() if self.is_safe else any_server()
-        sync = "sync_interval: always" if self.is_safe and version_of(server) >= (2, 10) else ""
+        sync = "sync_interval: always" if self.is_safe and version_of(self.server) >= (2, 10) else ""
         lines = [f'listen: "127.0.0.1:{self.port}"', self.more]
         if self.has_jetstream:
             lines.append(f'jetstream {{ store_dir: "{self.folder}/data", {sync} }}')
         config = self.folder / "nats.conf"
         config.write_text("\n".join(lines))
-        return [server, "-c", str(config)]
+        return [self.server, "-c", str(config)]
 
     def forget(self) -> None:
         """Lose all that it has; it must not be running."""

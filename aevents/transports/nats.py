@@ -13,6 +13,7 @@ acknowledged goes to another.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,10 +114,14 @@ class NatsTransport(BrokerTransport):
             return found
 
     async def _connect(self, destination: Destination) -> Connection:
-        is_encrypted = destination.url.lower().startswith("natss:")
-        return await Connection.open(
-            destination, await self._contexts.of(destination) if is_encrypted else None
-        )
+        context: ssl.SSLContext | None = None
+        if destination.ca or destination.cert:
+            context = await self._contexts.of(destination)
+        elif destination.url.lower().startswith("natss:"):
+            context = await asyncio.to_thread(
+                ssl.create_default_context
+            )  # it reads the system's certificates
+        return await Connection.open(destination, context)
 
 
 def _headers(message: Outgoing) -> dict[str, str]:

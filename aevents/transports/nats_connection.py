@@ -7,7 +7,6 @@ and looks again for all that has to be there. JetStream's API is spoken as its r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import math
 import ssl
@@ -109,9 +108,10 @@ class _Client(Client):
         writer = getattr(cast(TcpTransport, self._transport), "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
-            with contextlib.suppress(Exception):
-                await writer.wait_closed()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(
+            0
+        )  # the socket is closed now; to wait for the writer hangs after half a handshake
 
 
 class Connection:
