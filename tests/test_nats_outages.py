@@ -209,7 +209,7 @@ def test_a_send_that_is_cancelled_while_the_broker_hangs_ends(broker: OwnNats) -
         await sent(transport, destination)
         process.send_signal(signal.SIGSTOP)
         # More than the sockets hold, so that some of them wait for these: nats-py keeps the cancellation of
-        # such a wait to itself. On uvloop, as asyncio's own transports in 3.13.0 take whatever they are given.
+        # such a wait to itself. On uvloop, as asyncio's own in Python 3.13.0 takes whatever it is given.
         events = [an_event("sized", b'"%b"' % (b"x" * 900_000)) for _ in range(80)]
         sending = [asyncio.ensure_future(transport.send(destination, each)) for each in events]
         await asyncio.sleep(0.5)

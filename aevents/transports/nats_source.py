@@ -28,6 +28,7 @@ from aevents.transports.nats_places import consumer_of, require_consumers, strea
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
+_SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _LOST_S = 5.0  # after that: the consumer is not there any more, and nobody said so
 _NANOSECONDS = 1_000_000_000
 _NAK, _IN_PROGRESS = b"-NAK", b"+WPI"
@@ -38,11 +39,17 @@ _READ = frozenset(wire.HEADERS)
 class _Consumer:
     name: str
     is_for_patterns: bool = False
-    is_busy: bool = True  # it had all that the last request asked for
-    open: int = 0  # what is still to come of it
+    wish: int = 1  # what to ask for, by what the last request brought
+    open: int = 0  # what is still to come of the request that is open
     turn: int = 0
-    expires_at: float = 0.0
+    asked_at: float = 0.0
     rests_until: float = 0.0
+
+    def took_one(self) -> None:
+        """Count what has come; what is quickly there was not all that there is."""
+        self.open = max(0, self.open - 1)
+        if self.open == 0:
+            self.wish = min(_GROWS * self.wish, _MOST) if time.monotonic() < self.asked_at + _SOON_S else 1
 
 
 class NatsSource(Source):
@@ -127,17 +134,17 @@ class NatsSource(Source):
         if len(self._come) >= at_most:
             return
         now = time.monotonic()
-        share = max(1, at_most // max(1, sum(each.is_busy for each in self._order)))
+        share = max(1, at_most // max(1, sum(each.wish > 1 for each in self._order)))
         for place, each in enumerate(self._order):
             if each.open:
-                if now > each.expires_at + _LOST_S:
+                if now > each.asked_at + _EXPIRES_S + _LOST_S:
                     raise Unavailable(f"the consumer {each.name!r} does not answer")
                 continue
             if now < each.rests_until:
                 continue
-            each.open = share if each.is_busy else 1
+            each.open = min(each.wish, share)
             each.turn += 1
-            each.expires_at = now + _EXPIRES_S
+            each.asked_at = now
             await self._connection.send(
                 f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{each.name}",
                 b'{"batch":%d,"expires":%d}' % (each.open, _EXPIRES_S * _NANOSECONDS),
@@ -156,8 +163,7 @@ class NatsSource(Source):
             return
         name, delivered = _parts(message.reply)
         consumer = self._consumers[name]
-        consumer.open = max(0, consumer.open - 1)
-        consumer.is_busy = consumer.is_busy or consumer.open == 0
+        consumer.took_one()
         if consumer.is_for_patterns and not self._is_wanted(message.subject):
             await self._connection.send(message.reply)
         else:
@@ -172,7 +178,7 @@ class NatsSource(Source):
         if status == NO_RESPONDERS or "deleted" in text or "push based" in text:
             self._fail(Unavailable(f"the consumer {consumer.name!r} is gone: {status} {text!a:.100}"))
         elif int(turn) == consumer.turn:
-            consumer.open, consumer.is_busy = 0, False
+            consumer.open, consumer.wish = 0, 1
             if status != "408":  # it has expired, that is all
                 consumer.rests_until = time.monotonic() + 1.0
         self._has_changed.set()
