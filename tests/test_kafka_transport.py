@@ -20,11 +20,11 @@ from aevents.answer import Answer, Receipt
 from aevents.errors import Refused, Unavailable
 from aevents.transports import kafka_source, topics
 from aevents.transports.base import Brought, Destination, Transport, Wanted
-from aevents.transports.broker import is_wanted
 from aevents.transports.contract_of_brokers import BrokerContract
 from aevents.transports.kafka import KafkaTransport
 from aevents.transports.kafka_source import pattern_of
 from aevents.transports.rehearsal import Mailbox, an_event, outcome, some_events
+from aevents.transports.sources import is_wanted
 from tests.kafka_tools import (
     address_in,
     admin_at,

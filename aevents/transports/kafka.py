@@ -26,8 +26,9 @@ from aevents.errors import DeliveryError, Refused, Unavailable
 from aevents.settings import conf
 from aevents.transports import kafka_source, topics
 from aevents.transports.base import Destination, Wanted
-from aevents.transports.broker import BrokerTransport, Outgoing, Source
+from aevents.transports.broker import BrokerTransport, Outgoing
 from aevents.transports.kafka_producer import Publisher, said
+from aevents.transports.sources import Source
 from aevents.transports.tls import Contexts
 
 _PORT = 9092

@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaProducer, errors
 
 from aevents.errors import DeliveryError, Refused, Unavailable
 from aevents.settings import conf
-from aevents.transports.broker import Outgoing, plain, text_of
+from aevents.transports.bindings import plain
+from aevents.transports.broker import Outgoing, text_of
 from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
 
 _BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it

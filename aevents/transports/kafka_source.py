@@ -25,7 +25,8 @@ from aevents.event import Message
 from aevents.settings import conf
 from aevents.transports import topics
 from aevents.transports.base import Wanted
-from aevents.transports.broker import Held, Source, as_http
+from aevents.transports.bindings import as_http
+from aevents.transports.sources import Held, Source
 
 ATTRIBUTES = "ce_"
 _POLL_S = 1.0
@@ -275,4 +276,4 @@ def _message(record: Any) -> Message:
 @functools.lru_cache(1024)
 def _http_name(name: str) -> str:
     """Return the header of HTTP that a header of Kafka stands for, or nothing."""
-    return next(iter(as_http({name: ""}, ATTRIBUTES)), "")
+    return next(iter(as_http([(name, "")], ATTRIBUTES)), "")
