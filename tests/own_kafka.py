@@ -1,8 +1,8 @@
 """A broker of Kafka's protocol of the test's own: noida-db, a wheel for Linux on x86-64.
 
 It keeps all in memory and writes a copy to disk about each second: killed -9 it loses what it has confirmed
-last, and also where a signal tells it to end. So with `is_safe` it is first told to stop Kafka, which cuts all
-connections and keeps all that was confirmed, and killed then.
+last, and also where a signal tells it to end. So with `is_safe` it is first told to stop Kafka, which cuts
+all connections and keeps all that was confirmed, and killed then.
 """
 
 from __future__ import annotations
