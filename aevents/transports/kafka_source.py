@@ -144,9 +144,8 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
     async def fetch(self, at_most: int) -> Sequence[Held]:
         self._require_life()
         try:
-            async with asyncio.timeout(
-                2 * _POLL_S
-            ):  # the client waits as long as the group is being shared anew
+            # The client by itself waits for as long as the group is being shared anew.
+            async with asyncio.timeout(2 * _POLL_S):
                 found = await self._consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=at_most)
         except TimeoutError:
             return []
