@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +56,7 @@ class OwnBroker:
         self.is_safe = is_safe
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._restarting = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -90,6 +92,13 @@ class OwnBroker:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def restart(self, pause_s: float = 0.0) -> None:
+        """Kill it and start it again; from any thread, one after another."""
+        with self._restarting:
+            self.kill()
+            time.sleep(pause_s)
+            self.start()
 
 
 def free_port() -> int:

@@ -46,29 +46,14 @@ def own_broker(kind: str, folder: Path, *, is_safe: bool = True) -> OwnBroker:
 @contextlib.contextmanager
 def killed_now_and_then(broker: OwnBroker, times: int, seed: int) -> Iterator[None]:
     """Kill the broker -9 and start it again, so many times, in the midst of what happens meanwhile."""
-    over, generator, lock = threading.Event(), random.Random(seed), threading.Lock()
-    kill_it, start_it = broker.kill, broker.start
-
-    def kill_locked() -> None:
-        lock.acquire()  # by whoever kills it, until it is there again
-        kill_it()
-
-    def start_locked() -> None:
-        try:
-            start_it()
-        finally:
-            lock.release()
-
-    broker.kill, broker.start = kill_locked, start_locked  # type: ignore[method-assign]
+    over, generator = threading.Event(), random.Random(seed)
 
     def kill() -> None:
         for nth in range(times):
             # The first one when queues and groups are there: RabbitMQ 3.10 does not survive it before.
             if over.wait(generator.uniform(2.0, 5.0) + (0 if nth else 6.0)):
                 return
-            broker.kill()
-            over.wait(generator.uniform(0.1, 2.0))
-            broker.start()
+            broker.restart(generator.uniform(0.1, 2.0))
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -77,7 +62,6 @@ def killed_now_and_then(broker: OwnBroker, times: int, seed: int) -> Iterator[No
     finally:
         over.set()
         thread.join()
-        broker.kill, broker.start = kill_it, start_it  # type: ignore[method-assign]
 
 
 def _survives(kind: str, folder: Path, events: int, kills: int, broker_kills: int) -> None:
