@@ -93,6 +93,9 @@ class OwnBroker:
             self.process.wait()
             self.process = None
 
+    def bury(self, group: str) -> None:
+        """Take the clients of this group, which were killed, for dead; nothing where it does so by itself."""
+
     def restart(self, pause_s: float = 0.0) -> None:
         """Kill it and start it again; from any thread, one after another."""
         with self._restarting:

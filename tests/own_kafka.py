@@ -7,6 +7,7 @@ all connections and keeps all that was confirmed, and killed then.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import brokers
+from tests import brokers, kafka_tools
 from tests.brokers import OwnBroker
 
 
@@ -35,6 +36,9 @@ class OwnKafka(OwnBroker):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(stop, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
         super().kill()
+
+    def bury(self, group: str) -> None:
+        asyncio.run(kafka_tools.expel(group, self.url))
 
     def freeze(self) -> None:
         """Let it answer nothing, until `thaw`; its connections stay."""
