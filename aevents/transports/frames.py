@@ -25,6 +25,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from aevents.answer import ANSWER_BYTES, Answer
+from aevents.errors import MalformedMessage
+from aevents.event import Message
+from aevents.settings import conf
 from aevents.wire import HEADERS
 
 PREFACE = b"AEVENTS\x01"
@@ -73,15 +76,28 @@ def largest(body_bytes: int) -> int:
     return _HEAD.size + HEADERS_BYTES + body_bytes
 
 
-def headers_of(frame: Frame) -> dict[str, str]:
-    """Return the headers of a request that are read; raises `ValueError` where they are none."""
-    found = orjson.loads(frame.headers) if frame.headers else {}
-    if type(found) is not dict:
-        raise ValueError("The headers must be a JSON object.")
-    for value in found.values():
-        if type(value) is not str:
-            raise ValueError("Each header must be a string.")
-    return found if found.keys() <= _READ else {name: found[name] for name in found if name in _READ}
+def message_of(frame: Frame) -> Message:
+    """Return the message of a request; raises `MalformedMessage` with the answer to give."""
+    if frame.body is None:
+        most = int(conf().LIMITS.BODY_BYTES)
+        if frame.size > largest(most):
+            raise MalformedMessage(413, f"The body is larger than {most} bytes.")
+        raise MalformedMessage(503, "Too much is under way here.")
+    try:
+        found = orjson.loads(frame.headers) if frame.headers else {}
+    except ValueError:
+        found = None
+    if type(found) is not dict or not all([type(value) is str for value in found.values()]):
+        raise MalformedMessage(400, "The headers are no JSON object of strings.")
+    if not found.keys() <= _READ:
+        found = {name: found[name] for name in found if name in _READ}
+    return Message(found, frame.body)
+
+
+def refusal_of(error: MalformedMessage) -> Answer:
+    """Return the answer to what is no message, or none for now."""
+    headers = {"retry-after": "1"} if error.status == 503 else {}
+    return Answer(error.status, {"detail": error.detail}, headers)
 
 
 @functools.lru_cache(256)

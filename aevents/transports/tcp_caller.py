@@ -1,7 +1,7 @@
 """One connection of those that a `tcp` listener has: frames in, requests to `take`, answers out.
 
-Each request is taken by itself and answered when it is ready, so that a slow one holds up no other. All
-that is kept of who has shown nothing yet is bounded: bytes, requests, and the time for each.
+What has come in one piece is taken together, and the next piece meanwhile. All that is kept of who has shown
+nothing yet is bounded: bytes, requests, and the time for each.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from aevents.answer import Answer
+from aevents.errors import MalformedMessage
 from aevents.event import Message
 from aevents.loops import start_task
 from aevents.settings import conf
@@ -22,10 +24,11 @@ from aevents.transports.frames import (
     Frame,
     Garbage,
     Reader,
-    headers_of,
     keep_alive,
     largest,
+    message_of,
     pack_answer,
+    refusal_of,
 )
 
 _REQUESTS = 16  # times `IN_FLIGHT`, of one connection at a time
@@ -33,8 +36,6 @@ _AT_A_TIME = 64  # requests of one connection, then it is the turn of others
 _BYTES_BESIDE_A_FRAME = 1024
 _FORGOTTEN_BYTES = 8 * 1024 * 1024  # of who is told that nothing more is taken
 _FAILED = Answer(503, {"detail": "The event could not be handled here; the log says why."})
-_BUSY = Answer(503, {"detail": "Too much is under way here."}, {"retry-after": "1"})
-_NO_HEADERS = Answer(400, {"detail": "The headers are no JSON object of strings."})
 _NO_FRAME = Answer(400, {"detail": "What came is no frame."})
 _NO_PREFACE = Answer(400, {"detail": "What came does not begin as aevents over TCP does."})
 _NOT_IN_TIME = Answer(408, {"detail": "The rest of a frame did not come in time."})
@@ -55,9 +56,9 @@ class Desk:
         self.callers: set[Caller] = set()
         self.held_bytes = 0
 
-    def begin(self, brought: Brought, caller: Caller, frame: Frame) -> None:
-        """Let a request be taken, and answered when it is."""
-        self.keep(start_task(self._answer(brought, caller, frame)))
+    def begin(self, caller: Caller, frames: Sequence[Frame], messages: Sequence[Message]) -> None:
+        """Let requests be taken, and answered when they are."""
+        self.keep(start_task(self._answer(caller, frames, list(map(Brought, messages)))))
 
     def room(self) -> int:
         """Return the size of the largest frame that can be held beside all that is."""
@@ -69,16 +70,16 @@ class Desk:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, brought: Brought, caller: Caller, frame: Frame) -> None:
-        packed = b""
+    async def _answer(self, caller: Caller, frames: Sequence[Frame], brought: Sequence[Brought]) -> None:
+        answers: list[bytes] = []
         try:
-            (answer,) = await self._take([brought])
-            packed = pack_answer(frame.id, answer)
+            taken = await self._take(brought)
+            answers = [pack_answer(frame.id, answer) for frame, answer in zip(frames, taken, strict=True)]
         except Exception:
             _logger.exception("What came over TCP could not be taken")
-            packed = pack_answer(frame.id, _FAILED)
+            answers = [pack_answer(frame.id, _FAILED) for frame in frames]
         finally:
-            caller.answered(frame, packed)
+            caller.answered(frames, answers)
 
 
 class Caller(asyncio.Protocol):
@@ -110,20 +111,19 @@ class Caller(asyncio.Protocol):
     def _is_done(self) -> bool:
         return not (self._under_way or self._waiting or self._answers)
 
-    def say(self, frame: bytes) -> None:
-        """Send this frame, with all else that is to be sent in this turn of the loop."""
+    def say(self, *frames: bytes) -> None:
+        """Send these, with all else that is to be sent in this turn of the loop."""
         if self._transport.is_closing():
             return
         if not self._answers:
             self._loop.call_soon(self._flush)
-        self._answers.append(frame)
+        self._answers += frames
 
-    def answered(self, frame: Frame, answer: bytes) -> None:
-        """Send the answer to a request, and go on with what waits."""
-        self._under_way -= 1
-        self._desk.held_bytes -= _weight(frame)
-        if answer:
-            self.say(answer)
+    def answered(self, frames: Sequence[Frame], answers: Sequence[bytes]) -> None:
+        """Send the answers to requests, and go on with what waits."""
+        self._under_way -= len(frames)
+        self._desk.held_bytes -= sum(map(_weight, frames))
+        self.say(*answers)
         if self._waiting and not self._is_beginning:
             self._begin()
 
@@ -198,6 +198,8 @@ class Caller(asyncio.Protocol):
         at_most = min(largest(int(conf().LIMITS.BODY_BYTES)), desk.room() + kept)
         try:
             frames = reader.feed(data, at_most)
+            if not all(frame.id for frame in frames):
+                raise Garbage
         except Garbage:
             desk.held_bytes += reader.kept_bytes - kept
             self._dismiss(_NO_FRAME)
@@ -213,30 +215,28 @@ class Caller(asyncio.Protocol):
 
     def _begin(self) -> None:
         """Let what waits be taken, as much as may be at a time; what is over that is not read."""
-        most = _REQUESTS * int(conf().LIMITS.IN_FLIGHT)
+        room = _REQUESTS * int(conf().LIMITS.IN_FLIGHT) - self._under_way
         self._is_beginning = True
-        for _ in range(_AT_A_TIME):
-            if not self._waiting or self._under_way >= most:
-                self._is_beginning = False
-                break
-            self._under_way += 1
-            self._take(self._waiting.popleft())
-        else:  # others want their turn, though none of these may have had to wait
+        count = min(len(self._waiting), room, _AT_A_TIME)
+        if count > 0:
+            self._take([self._waiting.popleft() for _ in range(count)])
+        self._is_beginning = count == _AT_A_TIME and bool(self._waiting)
+        if self._is_beginning:  # others want their turn, though none of these may have had to wait
             self._loop.call_soon(self._begin)
         self._pace()
 
-    def _take(self, frame: Frame) -> None:
-        if frame.body is None:
-            most = int(conf().LIMITS.BODY_BYTES)
-            too_large = Answer(413, {"detail": f"The body is larger than {most} bytes."})
-            self.answered(frame, pack_answer(frame.id, too_large if frame.size > largest(most) else _BUSY))
-            return
-        try:
-            message = Message(headers_of(frame), frame.body)
-        except ValueError:
-            self.answered(frame, pack_answer(frame.id, _NO_HEADERS))
-            return
-        self._desk.begin(Brought(message), self, frame)
+    def _take(self, found: Sequence[Frame]) -> None:
+        frames, messages = [], []
+        for frame in found:
+            try:
+                messages.append(message_of(frame))
+                frames.append(frame)
+            except MalformedMessage as error:
+                self.say(pack_answer(frame.id, refusal_of(error)))
+                self._desk.held_bytes -= _weight(frame)
+        if frames:
+            self._under_way += len(frames)
+            self._desk.begin(self, frames, messages)
 
     def _pace(self) -> None:
         """Read no more while much waits, or while its answers are not read."""
