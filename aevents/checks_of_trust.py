@@ -12,6 +12,7 @@ from django.conf import settings as django_settings
 
 from aevents import cloudevents, keyring, routes
 from aevents.event import is_event_type
+from aevents.transports import scheme_of
 
 
 class Finding(NamedTuple):
@@ -76,12 +77,13 @@ def at_a_deploy(raw: Mapping[str, Any]) -> Iterator[Finding]:
         )
     for name, entry in _services(raw).items():
         options = entry if isinstance(entry, Mapping) else {}
+        scheme = scheme_of(routes.url_of(entry))
         if name != raw.get("SERVICE") and routes.too_open(name, routes.url_of(entry), options):
             yield Finding(
                 "W009",
-                f"AEVENTS['SERVICES'][{name!r}] is http:// to another host: everybody on the way can read it,"
-                " and outside DEBUG nothing is sent there.",
-                "Write https://, or PLAIN = True where the network itself encrypts.",
+                f"AEVENTS['SERVICES'][{name!r}] is {scheme}:// to another host: everybody on the way can read"
+                " it, and outside DEBUG nothing is sent there.",
+                f"Write {scheme}s://, or PLAIN = True where the network itself encrypts.",
             )
 
 

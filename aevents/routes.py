@@ -179,15 +179,16 @@ def too_open(name: str, url: str, options: Mapping[str, Any]) -> str:
     """Say why nothing may be sent to `url` as it is; empty where it may. What a broker is told, it may know."""
     if django_settings.DEBUG or options.get("PLAIN") is True:
         return ""
+    scheme = scheme_of(url)
     try:
-        is_open = transport_class(scheme_of(url)).is_open_to_others(url)
+        is_open = transport_class(scheme).is_open_to_others(url)
     except (Refused, ValueError):  # which it fails with when it is used
         return ""
     if not is_open:
         return ""
     return (
-        f"the URL of {name!r} is http:// to another host, which everybody on the way can read: write https://,"
-        f" or say AEVENTS['SERVICES'][{name!r}]['PLAIN'] = True where the network itself encrypts"
+        f"the URL of {name!r} is {scheme}:// to another host, which everybody on the way can read: write"
+        f" {scheme}s://, or say AEVENTS['SERVICES'][{name!r}]['PLAIN'] = True where the network itself encrypts"
     )
 
 
