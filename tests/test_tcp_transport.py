@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
 import socket
 import ssl
@@ -23,11 +24,13 @@ import aiohttp
 import pytest
 import trustme
 
-from aevents import batch, signature, wire
+from aevents import aemit, batch, signature, subscribe_to, wire
 from aevents.answer import Answer, Receipt
+from aevents.courier import courier
 from aevents.errors import Refused, Unavailable
 from aevents.event import Message
 from aevents.loops import new_quickest_loop
+from aevents.receiver import receive
 from aevents.transports import rehearsal, tls
 from aevents.transports.base import Brought, Destination, Take, Transport, Wanted
 from aevents.transports.contract import TransportContract
@@ -37,6 +40,7 @@ from tests.brokers import free_port
 from tests.peers import HAS_UVLOOP, black_hole, eventually, refusing
 
 WANTED = Wanted("orders")
+OFFER = {"accept-post": batch.OFFER}
 
 
 def taking(receiver: Receiver) -> Take:
@@ -314,7 +318,7 @@ async def test_a_frame_that_is_too_large_is_refused_at_its_head_and_harms_no_oth
         hand.request(1, HEADERS)
         hand.writer.write(struct.pack(">IIHH", 8 + size, 2, 0, 0))
         answers = [await hand.answer(), await hand.answer()]  # long before the rest of it
-        assert [found[:2] for found in answers] == [(1, 200), (2, 413)]
+        assert {found[:2] for found in answers} == {(1, 200), (2, 413)}
         hand.writer.write(b"x" * size)
         hand.request(3, HEADERS)
         assert (await hand.answer())[:2] == (3, 200)
@@ -332,8 +336,8 @@ async def test_what_would_be_too_much_for_the_memory_is_put_off_and_what_was_hel
         return Answer(200, {})
 
     async with listening(taking(held)) as place, await Hand.connect(place) as hand:
+        hand.request(1, HEADERS, b"x" * 60_000)
         async with await Hand.connect(place) as other:
-            hand.request(1, HEADERS, b"x" * 60_000)
             other.writer.write(struct.pack(">IIHH", 50_000, 1, 0, 0) + b"x" * 30_000)
             await asyncio.sleep(0.1)
             hand.request(2, HEADERS, b"x" * 60_000)
@@ -352,12 +356,15 @@ async def test_a_frame_that_does_not_come_to_its_end_in_time_ends_its_connection
 ) -> None:
     settings.AEVENTS = {**settings.AEVENTS, "LIMITS": {"ATTEMPT_S": 0.3}}
     mailbox = Mailbox()
-    async with listening(taking(mailbox)) as place, await Hand.connect(place, sent) as hand:
-        async with await Hand.connect(place) as idle:
-            assert (await hand.answer())[:2] == (0, 408)
-            assert await hand.hears_the_end()
-            idle.request(1, HEADERS)  # a pause between two frames is none within one
-            assert (await idle.answer())[:2] == (1, 200)
+    async with (
+        listening(taking(mailbox)) as place,
+        await Hand.connect(place, sent) as hand,
+        await Hand.connect(place) as idle,
+    ):
+        assert (await hand.answer())[:2] == (0, 408)
+        assert await hand.hears_the_end()
+        idle.request(1, HEADERS)  # a pause between two frames is none within one
+        assert (await idle.answer())[:2] == (1, 200)
 
 
 async def test_random_bytes_harm_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
@@ -426,16 +433,21 @@ async def test_a_slow_take_stops_the_reading(settings: Any) -> None:
     async with listening(held) as place, await Hand.connect(place) as hand:
         for n in range(count):
             hand.request(n + 1, HEADERS, b"x" * size)
-        async with asyncio.timeout(15):
-            while not taken:
-                await asyncio.sleep(0.01)
         left = -1
-        while left != (left := hand.writer.transport.get_write_buffer_size()):
+        while left != (left := hand.writer.transport.get_write_buffer_size()) or not taken:  # noqa: ASYNC110
             await asyncio.sleep(0.3)
         assert taken == 32
         assert left > count * size // 3, "what is not taken is not read"
         gate.set()
         assert {(await hand.answer())[:2] for _ in range(count)} == {(n + 1, 200) for n in range(count)}
+
+
+async def asks_for_ever(hand: Hand) -> None:
+    for n in itertools.count(1):
+        hand.request(n, HEADERS, b"x" * 100)
+        await hand.writer.drain()
+        if n % 100 == 0:
+            await asyncio.sleep(0.01)
 
 
 async def test_who_does_not_read_its_answers_is_let_go(settings: Any) -> None:
@@ -450,11 +462,7 @@ async def test_who_does_not_read_its_answers_is_let_go(settings: Any) -> None:
     async with listening(taking(talkative)) as place, await Hand.connect(place) as hand:
         hand.writer.transport.pause_reading()
         with pytest.raises(ConnectionError):
-            for n in range(100_000):
-                hand.request(n + 1, HEADERS, b"x" * 100)
-                await hand.writer.drain()
-                if n % 100 == 0:
-                    await asyncio.sleep(0.01)
+            await asks_for_ever(hand)
         assert answered < 2000
 
 
@@ -902,10 +910,42 @@ async def test_a_certificate_of_the_server_is_renewed_while_it_listens(
         save(own.private_key_pem, tmp_path / "key")
         save(own.cert_chain_pems[0], tmp_path / "server.crt")
         async with asyncio.timeout(15):
-            while await serial_at(place) == before:
+            while await serial_at(place) == before:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
 def test_certificates_are_of_no_use_without_tls() -> None:
     assert "tcps://" in (tls.misplaced_at("tcp://h:7000") or "")
     assert tls.misplaced_at("tcps://h:7000") is None
+
+
+# From an emit to a handler
+
+
+async def test_events_go_from_emit_to_their_handlers_signed_and_in_batches(settings: Any) -> None:
+    handled: list[int] = []
+    sizes: list[int] = []
+
+    async def handle(payload: dict[str, int]) -> None:
+        handled.append(payload["n"])
+
+    async def take(brought: Sequence[Brought]) -> Sequence[Answer]:
+        sizes.append(len(brought))
+        found = await asyncio.gather(*(receive(each.message, peer="", at_home=True) for each in brought))
+        return [Answer(each.status, each.content, {**each.headers, **OFFER}) for each in found]
+
+    subscribe_to("order-placed", handle, name="noted")
+    async with listening(take) as place:
+        settings.AEVENTS = {
+            **settings.AEVENTS,
+            "UNSIGNED": "refuse",
+            "SECRETS": [signature.new_secret()],
+            "SERVICES": {"orders": place.url},
+            "SUBSCRIPTIONS": {"order-placed": ["orders"]},
+        }
+        emissions = await asyncio.gather(*(aemit("order-placed", {"n": n}) for n in range(1000)))
+        await asyncio.to_thread(courier.close, 5.0)
+
+    assert all(emission.delivered for emission in emissions)
+    assert sorted(handled) == list(range(1000))
+    assert sum(sizes) < 200, "most of them went in batches"

@@ -87,7 +87,7 @@ def message_of(frame: Frame) -> Message:
         found = orjson.loads(frame.headers) if frame.headers else {}
     except ValueError:
         found = None
-    if type(found) is not dict or not all([type(value) is str for value in found.values()]):
+    if type(found) is not dict or not set(map(type, found.values())) <= {str}:
         raise MalformedMessage(400, "The headers are no JSON object of strings.")
     if not found.keys() <= _READ:
         found = {name: found[name] for name in found if name in _READ}

@@ -32,7 +32,7 @@ from aevents.transports.frames import (
 )
 
 _REQUESTS = 16  # times `IN_FLIGHT`, of one connection at a time
-_AT_A_TIME = 64  # requests of one connection, then it is the turn of others
+_AT_A_TIME = 64  # requests of one connection, then others have their turn
 _BYTES_BESIDE_A_FRAME = 1024
 _FORGOTTEN_BYTES = 8 * 1024 * 1024  # of who is told that nothing more is taken
 _FAILED = Answer(503, {"detail": "The event could not be handled here; the log says why."})
@@ -95,8 +95,7 @@ class Caller(asyncio.Protocol):
         self._waiting: deque[Frame] = deque()
         self._under_way = 0
         self._answers: list[bytes] = []
-        self._is_beginning = False
-        self._is_full = self._is_paused = False
+        self._is_beginning = self._is_full = self._is_paused = False
         self._is_deaf = False  # nothing more is taken of it
         self._has_ended = False  # by its own word
         self._forgotten = 0
@@ -215,13 +214,13 @@ class Caller(asyncio.Protocol):
 
     def _begin(self) -> None:
         """Let what waits be taken, as much as may be at a time; what is over that is not read."""
-        room = _REQUESTS * int(conf().LIMITS.IN_FLIGHT) - self._under_way
+        most = _REQUESTS * int(conf().LIMITS.IN_FLIGHT)
         self._is_beginning = True
-        count = min(len(self._waiting), room, _AT_A_TIME)
+        count = min(len(self._waiting), most - self._under_way, _AT_A_TIME)
         if count > 0:
             self._take([self._waiting.popleft() for _ in range(count)])
-        self._is_beginning = count == _AT_A_TIME and bool(self._waiting)
-        if self._is_beginning:  # others want their turn, though none of these may have had to wait
+        self._is_beginning = bool(self._waiting) and self._under_way < most
+        if self._is_beginning:  # after others had their turn, as none of these may have had to wait
             self._loop.call_soon(self._begin)
         self._pace()
 
@@ -240,7 +239,7 @@ class Caller(asyncio.Protocol):
 
     def _pace(self) -> None:
         """Read no more while much waits, or while its answers are not read."""
-        is_paused = len(self._waiting) > _AT_A_TIME or self._is_full
+        is_paused = self._is_full or len(self._waiting) > _AT_A_TIME
         if is_paused is self._is_paused or self._is_deaf or self._transport.is_closing():
             return
         self._is_paused = is_paused
@@ -286,8 +285,11 @@ class Caller(asyncio.Protocol):
         # A close while it still sends is a reset, which would take from it what it was told.
         if self._is_tls or self._has_ended:
             self._transport.close()
-        else:
+            return
+        try:
             self._transport.write_eof()
+        except OSError:  # it has left
+            self.leave()
 
     def _drop_what_waits(self) -> None:
         self._desk.held_bytes -= sum(map(_weight, self._waiting))
@@ -295,5 +297,4 @@ class Caller(asyncio.Protocol):
 
 
 def _weight(frame: Frame) -> int:
-    """Return what a frame holds of the memory that all may hold together."""
     return 0 if frame.body is None else frame.size + _BYTES_BESIDE_A_FRAME
