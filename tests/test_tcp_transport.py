@@ -31,7 +31,7 @@ from aevents.errors import Refused, Unavailable
 from aevents.event import Message
 from aevents.loops import new_quickest_loop
 from aevents.receiver import receive
-from aevents.transports import rehearsal, tls
+from aevents.transports import frames, rehearsal, tls
 from aevents.transports.base import Brought, Destination, Take, Transport, Wanted
 from aevents.transports.contract import TransportContract
 from aevents.transports.rehearsal import Mailbox, Receiver, an_event, outcome, some_events
@@ -238,6 +238,23 @@ async def test_frames_may_come_in_any_pieces() -> None:
     assert [message.body for message in mailbox.messages] == [b"1", b"2", b"3", b"4", b"5"]
 
 
+def test_however_a_stream_is_cut_its_frames_are_the_same_and_no_more_is_kept_than_one() -> None:
+    random = Random(11)
+    for _ in range(300):
+        sizes = [random.choice((0, 1, 50, 900, 3000)) for _ in range(random.randrange(1, 12))]
+        stream = b"".join([framed(n + 1, n, b"h" * (size % 7), b"b" * size) for n, size in enumerate(sizes)])
+        reader, found, place = frames.Reader(), [], 0
+        while place < len(stream):
+            piece = stream[place : place + random.choice((1, 5, 200, 5000))]
+            found += reader.feed(piece, 1000)
+            assert reader.kept_bytes <= 1000 + 5000
+            place += len(piece)
+        assert not reader.is_within_a_frame
+        assert [frame[:2] for frame in found] == [(n + 1, n) for n in range(len(sizes))]
+        bodies = [None if size == 3000 else b"b" * size for size in sizes]
+        assert [frame.body for frame in found] == bodies
+
+
 async def test_headers_that_are_not_read_do_not_arrive() -> None:
     mailbox = Mailbox()
     async with listening(taking(mailbox)) as place, await Hand.connect(place) as hand:
@@ -373,8 +390,8 @@ async def test_random_bytes_harm_nobody_else(caplog: pytest.LogCaptureFixture) -
     async with listening(taking(mailbox)) as place, await Hand.connect(place) as well:
         for n in range(300):
             preface = b"AEVENTS\x01" * (n % 3 > 0)
-            frames = [framed(n, 0, json.dumps(HEADERS).encode(), b"{}") for n in range(1, 9)]
-            sent = bytearray(b"".join(frames) if n % 2 else random.randbytes(random.randrange(200)))
+            requests = [framed(n, 0, json.dumps(HEADERS).encode(), b"{}") for n in range(1, 9)]
+            sent = bytearray(b"".join(requests) if n % 2 else random.randbytes(random.randrange(200)))
             for _ in range(n % 5):
                 if sent:
                     sent[random.randrange(len(sent))] = random.randrange(256)
