@@ -96,8 +96,7 @@ class Caller(asyncio.Protocol):
         self._under_way = 0
         self._answers: list[bytes] = []
         self._is_beginning = self._is_full = self._is_paused = False
-        self._is_deaf = False  # nothing more is taken of it
-        self._has_ended = False  # by its own word
+        self._has_ended = self._is_deaf = self._is_silent = False  # by its word; no more is taken, or said
         self._forgotten = 0
         self.heard_at = self._slow_since = time.monotonic()
 
@@ -112,7 +111,7 @@ class Caller(asyncio.Protocol):
 
     def say(self, *frames: bytes) -> None:
         """Send these, with all else that is to be sent in this turn of the loop."""
-        if self._transport.is_closing():
+        if self._is_silent or self._transport.is_closing():
             return
         if not self._answers:
             self._loop.call_soon(self._flush)
@@ -283,6 +282,7 @@ class Caller(asyncio.Protocol):
 
     def _say_no_more(self) -> None:
         # A close while it still sends is a reset, which would take from it what it was told.
+        self._is_silent = True
         if self._is_tls or self._has_ended:
             self._transport.close()
             return
