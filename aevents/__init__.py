@@ -19,12 +19,12 @@ The road of an event, one module a station (each imports only from the ones belo
     arrivals  lane  replies  checks_of_trust  transports/contract_of_listening
     convoy  endings  routes  dispatcher  recorder  composer  transports/local  transports/contract
     transports  transports/http  transports/memory  transports/contract_of_batches  parking  backlog  home
-    transports/redis  transports/rabbitmq  transports/kafka  transports/nats
+    transports/redis  transports/rabbitmq  transports/kafka  transports/nats  transports/tcp
     transports/rabbitmq_queue  transports/kafka_producer  transports/nats_source
-    transports/redis_streams  transports/kafka_source  transports/nats_places
-    transports/rehearsal  transports/nats_connection
+    transports/redis_streams  transports/kafka_source  transports/nats_places  transports/tcp_server
+    transports/rehearsal  transports/nats_connection  transports/tcp_caller  transports/tcp_client
     transports/broker
-    transports/sources  transports/bindings
+    transports/sources  transports/bindings  transports/frames
     outcomes  shipment  upkeep
     keeper                         the process's one thread for the store
     holdings  jobs  calls

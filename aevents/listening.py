@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 
-from aevents import dispatcher, inbox, letters, log, receiver, routes, subscriptions
+from aevents import batch, dispatcher, inbox, letters, log, receiver, routes, subscriptions
 from aevents.answer import Answer
 from aevents.errors import DeliveryError, Refused
 from aevents.loops import LoopThread, new_quickest_loop
@@ -28,6 +28,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 _LASTED_S = 30.0  # after which a loss is not held against the place any more
 _LOOK_EVERY_S = 0.02
 _REFUSED = range(400, 500)
+_OFFER = {"accept-post": batch.OFFER}
 
 
 def mistakes() -> list[str]:
@@ -154,8 +155,8 @@ async def _take_of_broker(place: str, brought: Sequence[Brought]) -> Sequence[An
 
 
 async def _take_and_answer(place: str, brought: Sequence[Brought]) -> Sequence[Answer]:
-    receiving = [receiver.receive(each.message, peer=place, at_home=True) for each in brought]
-    return [await receiving[0]] if len(receiving) == 1 else await asyncio.gather(*receiving)
+    answers = await receiver.receive_together([each.message for each in brought], peer=place)
+    return [Answer(each.status, each.content, {**each.headers, **_OFFER}) for each in answers]
 
 
 listening = Listening()

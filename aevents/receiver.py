@@ -8,6 +8,7 @@ store it is 503 when a handler has failed, so that the emitter tries again and o
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import time
@@ -32,6 +33,7 @@ from aevents.answer import Answer
 from aevents.errors import MalformedMessage
 from aevents.event import Event, Message
 from aevents.keeper import keeper
+from aevents.loops import start_task
 from aevents.settings import conf, is_recording
 from aevents.subscriptions import handlers_of
 from aevents.transports.base import Brought
@@ -70,19 +72,37 @@ async def receive_all(brought: Sequence[Brought], *, peer: str) -> list[Answer]:
     Each message is one event. What must be in its place, and what may have ended a process before, is stored
     before its handlers run, as if with `INBOX`. Whatever comes, no exception but a cancellation leaves.
     """
-    found: list[Event | tuple[str, MalformedMessage]] = []
-    is_first: list[bool] = []
-    for each in brought:
-        try:
-            signer = _signer(each.message, peer, tolerance_s=None)
-            event = _decode(each.message, signer)
-            _require_sender(event, signer)
-        except MalformedMessage as error:
-            found.append((each.message.headers.get("webhook-id", ""), error))
-            continue
-        found.append(event)
-        is_first.append(each.is_again or event.key is not None)
+    found = [_found(each.message, peer, None) for each in brought]
+    is_first = [
+        each.is_again or event.key is not None
+        for each, event in zip(brought, found, strict=True)
+        if isinstance(event, Event)
+    ]
     return await _answers(found, peer, is_first, at_home=False)
+
+
+async def receive_together(messages: Sequence[Message], *, peer: str) -> list[Answer]:
+    """Take messages that have come at once, and whose senders wait: each as `receive` would, on this loop."""
+    batches = [message for message in messages if batch.is_one(message.headers)]
+    found = [
+        _found(message, peer, signature.TOLERANCE_S)
+        for message in messages
+        if not batch.is_one(message.headers)
+    ]
+    singles = start_task(_answers(found, peer, (), at_home=True))
+    others = await asyncio.gather(*[receive(each, peer=peer, at_home=True) for each in batches])
+    left = {True: iter(others), False: iter(await singles)}
+    return [next(left[batch.is_one(message.headers)]) for message in messages]
+
+
+def _found(message: Message, peer: str, tolerance_s: float | None) -> Event | tuple[str, MalformedMessage]:
+    try:
+        signer = _signer(message, peer, tolerance_s)
+        event = _decode(message, signer)
+        _require_sender(event, signer)
+    except MalformedMessage as error:
+        return message.headers.get("webhook-id", ""), error
+    return event
 
 
 def refusal_of_length(length: str) -> Answer | None:

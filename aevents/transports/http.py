@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import re
@@ -26,8 +25,9 @@ from aevents.event import Event, Message
 from aevents.settings import conf
 from aevents.transports.base import Destination, Transport
 from aevents.transports.connection import Connector, Errand
+from aevents.transports.names import is_loopback
 from aevents.transports.offers import Offers
-from aevents.transports.tls import Contexts
+from aevents.transports.tls import Contexts, is_about_our_certificate
 from aevents.wire import stamp
 
 # Below the shortest keep-alive among common servers (gunicorn: 2 s), lest a POST meets a closed door.
@@ -78,7 +78,7 @@ class HttpTransport(Transport):
     @classmethod
     def is_open_to_others(cls, url: str) -> bool:
         parts = urlsplit(url)
-        return parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "")
+        return parts.scheme.lower() == "http" and not is_loopback(parts.hostname or "")
 
     async def send(self, destination: Destination, message: Message) -> Receipt:
         reply = await self._ask(destination, message)
@@ -166,15 +166,6 @@ class _Request(aiohttp.ClientRequest):
     DEFAULT_HEADERS = {}  # noqa: RUF012 - as aiohttp declares it
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
     """Return the answer's first bytes; a body that is late, broken or long changes no status."""
     content = response.content
@@ -198,7 +189,7 @@ def _mapped(error: Exception, destination: Destination) -> Exception:
         return error
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
         return Unavailable(_text(error), slowly=True)  # heals when the certificate is renewed
-    if _is_about_our_certificate(error.__cause__):
+    if is_about_our_certificate(error.__cause__):
         return Unavailable(_text(error), slowly=True)
     if isinstance(error, aiohttp.InvalidURL):
         return Refused(_text(error))
@@ -209,17 +200,6 @@ def _mapped(error: Exception, destination: Destination) -> Exception:
         return Refused(_text(error))
     _logger.error("A try to deliver to %s failed in an unknown way", destination.name, exc_info=error)
     return Unavailable(_text(error))
-
-
-def _is_about_our_certificate(cause: BaseException | None) -> bool:
-    """Tell whether the server said that it takes no client without a certificate, or not this one.
-
-    With TLS 1.3 it says so after the handshake, when the request is on its way.
-    """
-    reason = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
-    return "ALERT" in reason and any(
-        word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
-    )
 
 
 def _text(error: Exception) -> str:

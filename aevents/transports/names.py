@@ -1,10 +1,11 @@
-"""Host names to addresses for `http`, in threads that an exit neither waits for nor takes away."""
+"""Host names to addresses for `http` and `tcp`, in threads that an exit neither waits for nor takes away."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
 import functools
+import ipaddress
 import os
 import socket
 import threading
@@ -55,6 +56,16 @@ class Names(AbstractResolver):
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether what is sent to `host` stays on this machine."""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _host_of(address: tuple[Any, ...]) -> str:

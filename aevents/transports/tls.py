@@ -14,7 +14,7 @@ import os
 import ssl
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aevents.errors import Unavailable
@@ -25,6 +25,8 @@ _LOOK_EVERY_S = 2.0
 _WAIT_S = 2.0  # for a look; a disk that hangs holds up nobody longer
 _LOOKS = 4  # at once, as one that hangs keeps its thread
 _Stamp = tuple[int, int, int]
+_Load = Callable[[str, tuple[str, ...]], ssl.SSLContext]
+_PLAIN = ("http", "tcp")  # schemes that have a twin with TLS
 _logger = logging.getLogger("aevents")
 
 
@@ -57,13 +59,30 @@ def mistake_in(ca: Any, cert: Any, url: str = "") -> str | None:
 
 def misplaced_at(url: str) -> str | None:
     """Say that certificates are of no use with `url`, or None."""
-    return "'CA' and 'CERT' are for https://, its URL is http://" if url.lower().startswith("http:") else None
+    scheme = url.partition(":")[0].lower()
+    return f"'CA' and 'CERT' are for {scheme}s://, its URL is {scheme}://" if scheme in _PLAIN else None
+
+
+def is_about_our_certificate(cause: BaseException | None) -> bool:
+    """Tell whether the server said that it takes no client without a certificate, or not this one.
+
+    With TLS 1.3 it says so after the handshake, when the request is on its way.
+    """
+    reason = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    return "ALERT" in reason and any(
+        word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+    )
 
 
 class Contexts:
-    """One context for each `CA` and `CERT`, used on one event loop. The files are read in threads."""
+    """One context for each `CA` and `CERT`, used on one event loop. The files are read in threads.
 
-    def __init__(self) -> None:
+    `load` makes one of the files; `where` says in which setting they stand.
+    """
+
+    def __init__(self, load: _Load | None = None, where: str = "SERVICES") -> None:
+        self._load = load
+        self._where = where
         self._threads = DaemonPool(_LOOKS, "aevents-tls")
         self._kept: dict[tuple[str, tuple[str, ...]], _Kept] = {}
 
@@ -72,7 +91,7 @@ class Contexts:
         files = destination.ca, destination.cert
         kept = self._kept.get(files)
         if kept is None:
-            kept = self._kept[files] = _Kept(*files)
+            kept = self._kept[files] = _Kept(*files, self._load, self._where)
         now = time.monotonic()
         if now >= kept.looked_at + _LOOK_EVERY_S and (kept.look is None or kept.look.done()):
             kept.looked_at = now
@@ -82,7 +101,7 @@ class Contexts:
             await asyncio.wait([kept.look], timeout=max(0.0, kept.looked_at + _WAIT_S - now))
         if kept.context is None:
             mistake = kept.mistake or "the files of 'CA' and 'CERT' take too long to be read"
-            raise Unavailable(f"AEVENTS['SERVICES'][{destination.name!r}]: {mistake}", slowly=True)
+            raise Unavailable(f"AEVENTS[{self._where!r}][{destination.name!r}]: {mistake}", slowly=True)
         return kept.context
 
     def close(self) -> None:
@@ -93,8 +112,12 @@ class Contexts:
 class _Kept:
     """The context of some files, what these were like when it was made, and the next look at them."""
 
-    def __init__(self, ca: str, cert: tuple[str, ...]) -> None:
+    def __init__(
+        self, ca: str, cert: tuple[str, ...], load: _Load | None = None, where: str = "SERVICES"
+    ) -> None:
         self._files = ca, cert
+        self._load = load or _load
+        self._where = where
         self._stamps: list[_Stamp] = []
         self._seen: list[_Stamp] = []
         self.context: ssl.SSLContext | None = None
@@ -110,14 +133,15 @@ class _Kept:
             # the same.
             is_settled = stamps == self._seen or max(stamps)[0] < time.time_ns() - _LOOK_EVERY_S * 1e9
             self._seen = stamps
-            if stamps != self._stamps and (self.context is None or is_settled):
-                self.context, self._stamps = _load(*self._files), stamps
+            if self.context is None or (stamps != self._stamps and is_settled):
+                self.context, self._stamps = self._load(*self._files), stamps
             mistake = ""
         except Exception as error:
             mistake = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} in a file"
         if mistake and self.context is not None and not self.mistake:
             _logger.warning(
-                "AEVENTS['SERVICES'][%r]: %s. What it was before stays in use.",
+                "AEVENTS[%r][%r]: %s. What it was before stays in use.",
+                self._where,
                 name,
                 mistake,
                 extra={"service": name},
@@ -149,10 +173,33 @@ def _load(ca: str, cert: tuple[str, ...]) -> ssl.SSLContext:
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate may vouch, on every Python
     context.set_alpn_protocols(["http/1.1"])
+    _show(context, cert)
+    return context
+
+
+def load_of_client(ca: str, cert: tuple[str, ...]) -> ssl.SSLContext:
+    """Return the context of a client that speaks no HTTP. Reads the files."""
+    context = _load(ca, cert)
+    context.set_alpn_protocols([])
+    return context
+
+
+def load_of_server(ca: str, cert: tuple[str, ...]) -> ssl.SSLContext:
+    """Return the context of a server; with a `ca` it takes only clients that show a certificate of it."""
+    with _told_of("CA"):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca or None)
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    if ca:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    _show(context, cert)
+    return context
+
+
+def _show(context: ssl.SSLContext, cert: tuple[str, ...]) -> None:
     if cert:
         with _told_of("CERT"):
             context.load_cert_chain(cert[0], cert[-1], password=_ask_nobody)
-    return context
 
 
 def _ask_nobody() -> str:
