@@ -103,6 +103,9 @@ class NatsTransport(BrokerTransport):
 
     async def _connection(self, destination: Destination) -> Connection:
         """Return the connection that is published on, a new one where it is lost."""
+        found = self._connections.get(destination)
+        if found is not None and not found.is_lost:
+            return found
         async with self._connecting.setdefault(destination, asyncio.Lock()):
             found = self._connections.get(destination)
             if found is not None and found.is_lost:
@@ -135,8 +138,10 @@ def _headers(message: Outgoing) -> dict[str, str]:
 def _too_large(request: Request, max_bytes: int) -> Refused | None:
     # The server closes the connection of who sends more, and all that is under way on it is lost.
     headers = request.headers or {}
-    size = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-    size += _HEADER_LINE + len(request.body)
+    size = _HEADER_LINE + len(request.body)
+    if size + sum(4 + 4 * len(name) + 4 * len(value) for name, value in headers.items()) <= max_bytes:
+        return None  # whatever its characters are
+    size += sum(4 + len(name.encode()) + len(value.encode()) for name, value in headers.items())
     if size <= max_bytes:
         return None
     return Refused(f"the message has {size} bytes with its headers, and NATS takes {max_bytes} (max_payload)")
