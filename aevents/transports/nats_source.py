@@ -28,8 +28,8 @@ from aevents.transports.nats_places import consumer_of, require_consumers, strea
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
-_SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _LOST_S = 5.0  # after that: the consumer is not there any more, and nobody said so
+_SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _NANOSECONDS = 1_000_000_000
 _NAK, _IN_PROGRESS = b"-NAK", b"+WPI"
 _READ = frozenset(wire.HEADERS)
