@@ -377,7 +377,7 @@ class BrokerContract(TransportContract):
 
     def test_two_prefixes_do_not_see_each_other(self) -> None:
         async def scenario(transport: Transport) -> None:
-            other = type(transport)(**{**transport.options, "PREFIX": f"u{uuid.uuid4().hex[:8]}."})
+            other = type(transport)(**{**transport.options, "PREFIX": f"u{self.prefix}"})
             mine, theirs = Mailbox(), Mailbox()
             try:
                 async with self.listening(_taking(mine)), self.listening(_taking(theirs), transport=other):
@@ -410,7 +410,7 @@ class BrokerContract(TransportContract):
         super().run(and_clean_up, **limits)
 
     async def clean_up(self) -> None:
-        """Remove from the broker what the test has made there; nothing where that is not needed."""
+        """Remove from the broker what the test has made there, by `prefix` and `u` + `prefix`; or nothing."""
 
 
 def _taking(mailbox: Mailbox) -> Take:
