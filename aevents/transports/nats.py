@@ -28,6 +28,7 @@ from aevents.transports.nats_connection import NO_RESPONDERS, Connection, Reques
 from aevents.transports.nats_places import objection, require_stream
 from aevents.transports.nats_source import NatsSource
 
+_PAUSES_S = (0.0, 0.05, 0.2, 0.5)  # a stream that somebody has just made takes its subjects a moment later
 _HEADER_LINE = len("NATS/1.0\r\n\r\n")
 _STRUCTURED = "application/cloudevents"  # and its formats
 
@@ -71,9 +72,12 @@ class NatsTransport(BrokerTransport):
     async def _answers(self, connection: Connection, requests: dict[int, Request]) -> dict[int, Msg | None]:
         """Return what the stream says of each; where there is none, it is made first."""
         answers = dict(zip(requests, await connection.ask(list(requests.values())), strict=True))
-        homeless = [place for place, each in answers.items() if each and status_of(each) == NO_RESPONDERS]
-        if homeless:
+        for pause_s in _PAUSES_S:
+            homeless = [place for place, each in answers.items() if each and status_of(each) == NO_RESPONDERS]
+            if not homeless:
+                break
             await require_stream(connection, self.prefix, self.options)
+            await asyncio.sleep(pause_s)
             again = await connection.ask([requests[place] for place in homeless])
             answers.update(zip(homeless, again, strict=True))
         return answers

@@ -193,6 +193,10 @@ class Connection:
         """Have what comes for `subject` taken; how much that may be is the subscriber's affair."""
         return await self._client.subscribe(subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0)
 
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Say that no more is wanted; what is on its way is still taken, before the next answer."""
+        await self._client._send_unsubscribe(subscription._id)
+
     async def send(self, subject: str, body: bytes = b"", reply: str = "", headers: Any = None) -> None:
         """Send one message; raises `Unavailable` where the connection is lost."""
         if self.is_lost:
