@@ -52,8 +52,9 @@ class TestNats(BrokerContract):
 
     async def clean_up(self) -> None:
         async with await client.connect(self.url) as found:
-            with contextlib.suppress(NotFoundError):
-                await found.jetstream().delete_stream(self.prefix.removesuffix("."))
+            for prefix in (self.prefix, f"u{self.prefix}"):
+                with contextlib.suppress(NotFoundError):
+                    await found.jetstream().delete_stream(prefix.removesuffix("."))
 
 
 def test_an_empty_prefix_is_refused_as_it_names_the_stream() -> None:

@@ -188,7 +188,7 @@ class TestRabbit(BrokerContract):
             assert {wire.decode(each).type for each in messages} == {"order-placed"}
             for error in (before, *found[3:6]):
                 assert isinstance(error, Unavailable)
-                assert error.slowly
+                assert error.retry_after_s == 10.0
                 assert "no service has a queue" in str(error)
 
         self.run(scenario)

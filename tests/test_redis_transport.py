@@ -30,5 +30,5 @@ class TestRedis(BrokerContract):
 
     async def clean_up(self) -> None:
         async with client.Redis.from_url(self.url) as redis:
-            async for key in redis.scan_iter(match=f"{self.prefix}*"):
+            async for key in redis.scan_iter(match=f"*{self.prefix}*"):
                 await redis.delete(key)

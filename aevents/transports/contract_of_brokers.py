@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Sequence
 
 from aevents import wire
@@ -82,6 +81,24 @@ class BrokerContract(ListeningContract):
 
         self.run(scenario, CONNECT_S=1.0, ATTEMPT_S=2.0)
 
+    def test_what_is_not_owned_again_and_again_is_not_given_to_another_meanwhile(self) -> None:
+        async def scenario(transport: Transport) -> None:
+            has_come, is_owned, other = asyncio.Event(), asyncio.Event(), Mailbox()
+
+            async def take(brought: Sequence[Brought]) -> Sequence[Answer]:
+                has_come.set()
+                return [Answer(200 if is_owned.is_set() else 503, {}) for _ in brought]
+
+            async with self.listening(take):
+                await transport.send(self.destination, an_event())
+                await has_come.wait()
+                async with self.listening(taking(other)):
+                    await asyncio.sleep(self.outlasts_s + QUIET_S)
+                    is_owned.set()
+            assert not other.messages
+
+        self.run(scenario)
+
     # What the broker does by itself
 
     @only_where("drops_duplicates")
@@ -138,7 +155,7 @@ class BrokerContract(ListeningContract):
 
     def test_two_prefixes_do_not_see_each_other(self) -> None:
         async def scenario(transport: Transport) -> None:
-            other = type(transport)(**{**transport.options, "PREFIX": f"u{uuid.uuid4().hex[:8]}."})
+            other = type(transport)(**{**transport.options, "PREFIX": f"u{self.prefix}"})
             mine, theirs = Mailbox(), Mailbox()
             try:
                 async with self.listening(taking(mine)), self.listening(taking(theirs), transport=other):

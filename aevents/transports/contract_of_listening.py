@@ -273,7 +273,7 @@ class ListeningContract(TransportContract):
         super().run(and_clean_up, **limits)
 
     async def clean_up(self) -> None:
-        """Remove from the broker what the test has made there; nothing where that is not needed."""
+        """Remove from the broker what the test has made there, by `prefix` and `u` + `prefix`; or nothing."""
 
 
 async def _answer(receiver: Receiver, message: Message) -> Answer:

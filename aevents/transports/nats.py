@@ -29,6 +29,7 @@ from aevents.transports.nats_places import objection, require_stream
 from aevents.transports.nats_source import NatsSource
 from aevents.transports.sources import Source
 
+_PAUSES_S = (0.0, 0.05, 0.2, 0.5)  # a stream that somebody has just made takes its subjects a moment later
 _HEADER_LINE = len("NATS/1.0\r\n\r\n")
 _STRUCTURED = "application/cloudevents"  # and its formats
 
@@ -72,9 +73,12 @@ class NatsTransport(BrokerTransport):
     async def _answers(self, connection: Connection, requests: dict[int, Request]) -> dict[int, Msg | None]:
         """Return what the stream says of each; where there is none, it is made first."""
         answers = dict(zip(requests, await connection.ask(list(requests.values())), strict=True))
-        homeless = [place for place, each in answers.items() if each and status_of(each) == NO_RESPONDERS]
-        if homeless:
+        for pause_s in _PAUSES_S:
+            homeless = [place for place, each in answers.items() if each and status_of(each) == NO_RESPONDERS]
+            if not homeless:
+                break
             await require_stream(connection, self.prefix, self.options)
+            await asyncio.sleep(pause_s)
             again = await connection.ask([requests[place] for place in homeless])
             answers.update(zip(homeless, again, strict=True))
         return answers
@@ -104,6 +108,9 @@ class NatsTransport(BrokerTransport):
 
     async def _connection(self, destination: Destination) -> Connection:
         """Return the connection that is published on, a new one where it is lost."""
+        found = self._connections.get(destination)
+        if found is not None and not found.is_lost:
+            return found
         async with self._connecting.setdefault(destination, asyncio.Lock()):
             found = self._connections.get(destination)
             if found is not None and found.is_lost:
@@ -136,8 +143,10 @@ def _headers(message: Outgoing) -> dict[str, str]:
 def _too_large(request: Request, max_bytes: int) -> Refused | None:
     # The server closes the connection of who sends more, and all that is under way on it is lost.
     headers = request.headers or {}
-    size = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-    size += _HEADER_LINE + len(request.body)
+    size = _HEADER_LINE + len(request.body)
+    if size + sum(4 + 4 * len(name) + 4 * len(value) for name, value in headers.items()) <= max_bytes:
+        return None  # whatever its characters are
+    size += sum(4 + len(name.encode()) + len(value.encode()) for name, value in headers.items())
     if size <= max_bytes:
         return None
     return Refused(f"the message has {size} bytes with its headers, and NATS takes {max_bytes} (max_payload)")

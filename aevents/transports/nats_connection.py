@@ -67,9 +67,10 @@ class Request:
 class _Call:
     """Requests that were sent together, and what has come of them."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, refusals: int) -> None:
         self.answers: list[Msg | None] = [None] * count
-        self.left = count
+        self.left = self.seen_left = count
+        self.refusals = refusals  # there had been before
         self.ended = asyncio.get_running_loop().create_future()
 
     def take(self, place: int, answer: Msg) -> None:
@@ -124,6 +125,7 @@ class Connection:
         self._numbers = itertools.count()
         self._trouble: Exception | None = None
         self._refusals = 0
+        self._watcher: asyncio.Task[None] | None = None
         self.inbox = ""
         self.when_lost: Callable[[], None] | None = None
 
@@ -163,6 +165,7 @@ class Connection:
         )
         self.inbox = self._client.new_inbox()
         await self.subscribe(f"{self.inbox}.answer.*", self._on_answer)
+        self._watcher = asyncio.create_task(self._watch())
 
     @property
     def is_lost(self) -> bool:
@@ -190,6 +193,10 @@ class Connection:
         """Have what comes for `subject` taken; how much that may be is the subscriber's affair."""
         return await self._client.subscribe(subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0)
 
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Say that no more is wanted; what is on its way is still taken, before the next answer."""
+        await self._client._send_unsubscribe(subscription._id)
+
     async def send(self, subject: str, body: bytes = b"", reply: str = "", headers: Any = None) -> None:
         """Send one message; raises `Unavailable` where the connection is lost."""
         if self.is_lost:
@@ -202,27 +209,29 @@ class Connection:
 
     async def ask(self, requests: Sequence[Request]) -> list[Msg | None]:
         """Send all of them, in order, and return the answer to each; None where there will be none."""
-        call = _Call(len(requests))
+        call = _Call(len(requests), self._refusals)
         tokens = [str(next(self._numbers)) for _ in requests]
-        refusals = self._refusals
         self._calls.add(call)
         try:
             for place, (token, each) in enumerate(zip(tokens, requests, strict=True)):
                 self._awaited[token] = call, place
                 await self.send(each.subject, each.body, f"{self.inbox}.answer.{token}", each.headers)
-            await self._ended(call, refusals)
+            if call.left and not self.is_lost:
+                await call.ended
         finally:
             self._calls.discard(call)
             for token in tokens:
                 self._awaited.pop(token, None)
         return call.answers
 
-    async def _ended(self, call: _Call, refusals: int) -> None:
-        while call.left and not self.is_lost:
-            left = call.left
-            await asyncio.wait([call.ended], timeout=_LOOK_EVERY_S)
-            if self._refusals > refusals and left == call.left:
-                return  # what is left was refused
+    async def _watch(self) -> None:
+        """End what will get no answer: nats-py does not always say that it is stuck, nor what was refused."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for call in list(self._calls):
+                if self.is_lost or (self._refusals > call.refusals and call.left == call.seen_left):
+                    call.end()
+                call.seen_left = call.left
 
     async def api(self, *requests: tuple[str, Any]) -> list[dict[str, Any]]:
         """Return what JetStream says to these; what it objects to stands in `error`."""
@@ -243,6 +252,8 @@ class Connection:
 
     async def drop(self) -> None:
         """End it; what is waited for on it gets no answer."""
+        if self._watcher is not None:
+            self._watcher.cancel()
         await self._client.drop()
         self._wake()
 

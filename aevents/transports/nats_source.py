@@ -28,8 +28,8 @@ from aevents.transports.sources import Held, Source, is_wanted
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
-_SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _LOST_S = 5.0  # after that: the consumer is not there any more, and nobody said so
+_SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _NANOSECONDS = 1_000_000_000
 _NAK, _IN_PROGRESS = b"-NAK", b"+WPI"
 _READ = frozenset(wire.HEADERS)
@@ -104,7 +104,8 @@ class NatsSource(Source):
         await self._answer([each.handle for each in held], b"")
 
     async def release(self, held: Sequence[Held]) -> None:
-        await self._give_back([each.handle for each in held])
+        await self._take_no_more()  # or they would come back here
+        await self._answer([each.handle for each in held], _NAK)
 
     async def close(self) -> None:
         if self._keeper is not None:
@@ -112,19 +113,21 @@ class NatsSource(Source):
             await asyncio.gather(self._keeper, return_exceptions=True)
         try:
             if not self._connection.is_lost:
-                await self._give_back(list(self._given_out))
+                await self._take_no_more()
+                await self._answer(list(self._given_out), _NAK)
         finally:
             await self._connection.drop()
 
-    async def _give_back(self, places: Sequence[str]) -> None:
+    async def _take_no_more(self) -> None:
+        """Have nothing more come; what was on its way is here when this returns."""
         subscription, self._subscription = self._subscription, None
-        if subscription is not None:  # or they would come back here
-            await subscription.drain()  # type: ignore[no-untyped-call]
-        # Asked for this, a consumer forgets the requests that nobody waits at any more. With one of them NATS
-        # 2.9.10 brings a message that was given back too late, and another one twice.
-        names = {_parts(place)[0] for place in places}
-        await self._connection.api(*((f"CONSUMER.INFO.{self._stream}.{name}", None) for name in names))
-        await self._answer(places, _NAK)
+        if subscription is not None:
+            await self._connection.unsubscribe(subscription)
+            # Asked for this, a consumer also forgets the requests that nobody waits at any more. With one of
+            # them NATS 2.9.10 brings a message that was given back too late, and another one twice.
+            await self._connection.api(
+                *((f"CONSUMER.INFO.{self._stream}.{each.name}", None) for each in self._order)
+            )
 
     # What comes
 

@@ -37,6 +37,7 @@ from aevents.transports.tls import Contexts
 
 _HEARTBEAT_S = 10  # silence is noticed after three of them
 _NOBODY = "no service has a queue for it yet: a worker that listens for it makes one"
+_NOBODY_S = 10.0
 _NOT_LET_IN = "RabbitMQ knows no such virtual host, or does not let this user in"
 _NOT_TAKEN = "RabbitMQ did not take it: a queue is full, or has lost the majority of its nodes"
 
@@ -126,7 +127,8 @@ class RabbitTransport(BrokerTransport):
                     wait=waits,
                 )
         except (errors.PublishError, errors.ChannelNotFoundEntity):  # no queue, or not even an exchange
-            return Unavailable(_NOBODY, slowly=True)
+            # The broker itself is well, and a call need not wait for a worker to be started.
+            return Unavailable(_NOBODY, retry_after_s=_NOBODY_S, answered=True)
         except errors.DeliveryError:
             return Unavailable(_NOT_TAKEN)
         except Exception as error:

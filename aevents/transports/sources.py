@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -78,23 +79,55 @@ async def pump(source: Source, take: Take) -> None:
     When it is cancelled, what is being taken comes to its end and is acknowledged, for some seconds.
     """
     ahead: asyncio.Task[Sequence[Held]] | None = None
-    pending: Sequence[Held] = ()
+    hands = _Hands(source)
     try:
         while True:
-            pending = await (ahead or _fetch(source))
-            ahead = asyncio.ensure_future(_fetch(source)) if source.can_fetch_ahead and pending else None
+            hands.take_up(await (ahead or _fetch(source)))
+            ahead = asyncio.ensure_future(_fetch(source)) if source.can_fetch_ahead and hands.held else None
             pause_s = _PAUSE_S
-            while pending:
-                pending = await _finished(_taken(source, take, pending))
-                if pending:
-                    await _kept(source, pending, asyncio.sleep(pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
+            while hands.held:
+                await _finished(_taken(hands, take))
+                if hands.held:
+                    await hands.meanwhile(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
                     pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
     finally:
-        left = [*pending, *await _last_of(ahead)]
+        left = [*hands.held, *await _last_of(ahead)]
         if left:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_GRACE_S):
                     await source.release(left)
+
+
+class _Hands:
+    """What was fetched and is not owned yet. While it waits, the broker is told that it is in good hands."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.held: Sequence[Held] = ()
+        self._kept_at = 0.0
+
+    def take_up(self, held: Sequence[Held]) -> None:
+        """Hold these, which the broker has just given out."""
+        self.held = held
+        self._kept_at = time.monotonic()
+
+    async def meanwhile(self, work: Awaitable[T]) -> T:
+        """Await `work`; keep what is held, however many such works there are and however short each is."""
+        every_s = self.source.keep_every_s
+        if every_s is None:
+            return await work
+        task = asyncio.ensure_future(work)
+        try:
+            while True:
+                wait_s = self._kept_at + every_s - time.monotonic()
+                if wait_s > 0 and (await asyncio.wait([task], timeout=wait_s))[0]:
+                    return task.result()
+                if self.held:
+                    await self.source.keep(self.held)
+                self._kept_at = time.monotonic()
+        finally:
+            if not task.done():
+                task.cancel()
 
 
 async def _fetch(source: Source) -> Sequence[Held]:
@@ -111,30 +144,17 @@ async def _last_of(ahead: asyncio.Task[Sequence[Held]] | None) -> Sequence[Held]
     return ()
 
 
-async def _taken(source: Source, take: Take, held: Sequence[Held]) -> Sequence[Held]:
-    """Have these taken, and those that are owned forgotten; return the others."""
-    answers: Sequence[Answer] = await _kept(source, held, take([each.brought() for each in held]))
+async def _taken(hands: _Hands, take: Take) -> None:
+    """Have what is held taken, and forgotten as far as it is owned."""
+    held = hands.held
+    answers: Sequence[Answer] = await hands.meanwhile(take([each.brought() for each in held]))
     owned = [each for each, answer in zip(held, answers, strict=True) if 200 <= answer.status < 300]
     if owned:
-        await source.acknowledge(owned)
+        await hands.source.acknowledge(owned)
     if len(owned) == len(held):
-        return ()
-    return [each for each, answer in zip(held, answers, strict=True) if not 200 <= answer.status < 300]
-
-
-async def _kept(source: Source, held: Sequence[Held], work: Awaitable[T]) -> T:
-    """Await `work`; tell the broker meanwhile that `held` is in good hands."""
-    every_s = source.keep_every_s
-    if every_s is None:
-        return await work
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=every_s))[0]:
-            await source.keep(held)
-        return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
+        hands.held = ()
+    else:
+        hands.held = [a for a, answer in zip(held, answers, strict=True) if not 200 <= answer.status < 300]
 
 
 async def _finished(work: Awaitable[T]) -> T:
