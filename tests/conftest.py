@@ -82,8 +82,28 @@ PROCESSES = {
 }
 
 
-# And these take minutes, and hang on the databases: the newest pair runs them.
-FAULTS = {"test_crash.py", "test_faults.py", "test_worker.py", "test_worker_outages.py"}
+# And these take minutes, and hang on the databases or on brokers: the newest pair runs them.
+FAULTS = {
+    f"test_{name}.py"
+    for name in (
+        "broker_crash",
+        "crash",
+        "faults",
+        "kafka_outages",
+        "kafka_transport",
+        "listening",
+        "moving",
+        "nats_outages",
+        "nats_places",
+        "nats_transport",
+        "rabbitmq_faults",
+        "rabbitmq_transport",
+        "redis_transport",
+        "tcp_transport",
+        "worker",
+        "worker_outages",
+    )
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

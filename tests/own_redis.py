@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from tests.brokers import OwnBroker
+import shutil
+from pathlib import Path
+
+from tests.brokers import OwnBroker, missing
 
 
 class OwnRedis(OwnBroker):
+    def __init__(self, folder: Path, *, is_safe: bool = True) -> None:
+        super().__init__(folder, is_safe=is_safe)
+        if shutil.which("redis-server") is None:
+            missing("no redis-server")
+
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"

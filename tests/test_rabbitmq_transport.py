@@ -27,9 +27,9 @@ from aevents.errors import Refused, Unavailable
 from aevents.event import Event
 from aevents.transports import rabbitmq_queue, topics
 from aevents.transports.base import Brought, Destination, Transport, Wanted
-from aevents.transports.contract_of_brokers import BrokerContract, _never, _taking, _until
+from aevents.transports.contract_of_brokers import BrokerContract, never
 from aevents.transports.rabbitmq import RabbitTransport
-from aevents.transports.rehearsal import Mailbox, an_event, outcome, some_events
+from aevents.transports.rehearsal import Mailbox, an_event, outcome, some_events, taking, until
 from tests import brokers
 
 
@@ -102,7 +102,7 @@ class TestRabbit(BrokerContract):
     def test_another_client_reads_it_by_the_binding_of_cloudevents(self) -> None:
         async def scenario(transport: Transport) -> None:
             event = some_events(1, "größe", key="k ü")[0]
-            async with self.listening(_taking(Mailbox())), self.foreign() as channel:
+            async with self.listening(taking(Mailbox())), self.foreign() as channel:
                 queue = await channel.declare_queue(exclusive=True)
                 await queue.bind(self.exchange, f"{self.prefix}*")
                 await transport.send(self.destination, wire.encode(event))
@@ -132,7 +132,7 @@ class TestRabbit(BrokerContract):
         async def scenario(_: Transport) -> None:
             mailbox, now = Mailbox(), datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
             values = {"id": "7", "type": "order-placed", "source": "/ö", "time": now, "specversion": "1.0"}
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 await self.put(
                     b'{"event_type":"order-placed","payload":[1]}',
                     headers={f"cloudEvents{separator}{name}": value for name, value in values.items()},
@@ -149,7 +149,7 @@ class TestRabbit(BrokerContract):
             body = orjson.dumps(
                 {"specversion": "1.0", "id": "7", "source": "/x", "type": "order-placed", "data": 1}
             )
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 await self.put(body, content_type="application/cloudevents+json", message_id="another")
                 (message,) = await mailbox.wait_for(1)
             assert message.headers == {"content-type": "application/cloudevents+json"}
@@ -160,7 +160,7 @@ class TestRabbit(BrokerContract):
     def test_a_bare_message_is_known_by_its_message_id_each_time_it_comes(self) -> None:
         async def scenario(_: Transport) -> None:
             mailbox = Mailbox()
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 body = b'{"event_type":"order-placed","payload":1}'
                 await self.put(body, content_type="application/json", message_id="m-1")
                 (message,) = await mailbox.wait_for(1)
@@ -181,7 +181,7 @@ class TestRabbit(BrokerContract):
         async def scenario(transport: Transport) -> None:
             before = await outcome(transport.send(self.destination, an_event()))
             mailbox, events = Mailbox(), [*some_events(3), *some_events(3, "nobody's"), *some_events(3)]
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 found = await transport.send_batch(self.destination, events)
                 messages = await mailbox.wait_for(6)
             assert [isinstance(each, Receipt) for each in found] == [True] * 3 + [False] * 3 + [True] * 3
@@ -196,7 +196,7 @@ class TestRabbit(BrokerContract):
     def test_an_event_that_is_on_its_way_is_not_sent_beside_itself(self) -> None:
         async def scenario(transport: Transport) -> None:
             event = some_events(1, "nobody's")[0]
-            async with self.listening(_taking(Mailbox())):
+            async with self.listening(taking(Mailbox())):
                 found = await transport.send_batch(self.destination, [event, event])
             assert all(isinstance(each, Unavailable) for each in found), "neither is reported as sent"
 
@@ -206,13 +206,13 @@ class TestRabbit(BrokerContract):
 
     def test_a_deleted_queue_is_noticed_and_made_again(self) -> None:
         async def scenario(transport: Transport) -> None:
-            async with self.listening(_never) as task:
+            async with self.listening(never) as task:
                 async with self.foreign() as channel:
                     await channel.queue_delete(f"{self.prefix}orders")
                 async with asyncio.timeout(5):
                     assert isinstance(await outcome(task), Unavailable)
             mailbox = Mailbox()
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 await transport.send(self.destination, an_event())
                 await mailbox.wait_for(1)
 
@@ -223,7 +223,7 @@ class TestRabbit(BrokerContract):
 
         async def scenario(transport: Transport) -> None:
             mailbox = Mailbox()
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 async with self.foreign() as channel:
                     await channel.exchange_delete(self.exchange)
                 error: object = Unavailable("")
@@ -239,8 +239,8 @@ class TestRabbit(BrokerContract):
         async def scenario(transport: Transport) -> None:
             old, new = Mailbox(), Mailbox()
             async with (
-                self.listening(_taking(old)),
-                self.listening(_taking(new), types=("order-placed", "new")),
+                self.listening(taking(old)),
+                self.listening(taking(new), types=("order-placed", "new")),
             ):
                 await transport.send_batch(self.destination, some_events(100, "new"))
                 await new.wait_for(100)
@@ -254,15 +254,15 @@ class TestRabbit(BrokerContract):
         monkeypatch.setattr(rabbitmq_queue, "_PASSES", 3)
 
         async def scenario(transport: Transport) -> None:
-            async with self.listening(_never, types=("order-placed", "old")):
+            async with self.listening(never, types=("order-placed", "old")):
                 pass
             mailbox = Mailbox()
             await transport.send_batch(self.destination, some_events(5, "old"))
             with caplog.at_level(logging.WARNING, "aevents"):
-                async with self.listening(_taking(mailbox)):
+                async with self.listening(taking(mailbox)):
                     await transport.send(self.destination, an_event())
                     await mailbox.wait_for(1)
-                    await _until(lambda: caplog.text.count("no replica wants") == 5)
+                    await until(lambda: caplog.text.count("no replica wants") == 5)
             async with self.foreign() as channel:
                 queue = await channel.get_queue(f"{self.prefix}orders")
                 assert queue.declaration_result.message_count == 0
@@ -271,10 +271,10 @@ class TestRabbit(BrokerContract):
 
     def test_a_type_in_unbind_does_not_come_any_more(self) -> None:
         async def scenario(transport: Transport) -> None:
-            async with self.listening(_never, types=("order-placed", "old")):
+            async with self.listening(never, types=("order-placed", "old")):
                 pass
             other = self.make_transport(UNBIND=["old", "order-placed"])
-            async with self.listening(_taking(Mailbox()), transport=other):
+            async with self.listening(taking(Mailbox()), transport=other):
                 error = await outcome(transport.send(self.destination, an_event("old")))
                 assert isinstance(error, Unavailable)
                 assert await transport.send(self.destination, an_event()) == Receipt(), (
@@ -295,9 +295,9 @@ class TestRabbit(BrokerContract):
                 async with self.listening(ends):
                     if not nth:
                         await transport.send(self.destination, an_event())
-                    await _until(lambda nth=nth: len(seen) > nth)
+                    await until(lambda nth=nth: len(seen) > nth)
             mailbox = Mailbox()
-            async with self.listening(_taking(mailbox)):
+            async with self.listening(taking(mailbox)):
                 await mailbox.wait_for(1)
             assert not seen[0]
             assert all(seen[1:])
@@ -321,7 +321,7 @@ class TestRabbit(BrokerContract):
             place = Destination("bus", self.url.replace(old, new))
             for doing in (
                 transport.send(place, an_event()),
-                transport.listen(place, Wanted("orders"), _never),
+                transport.listen(place, Wanted("orders"), never),
             ):
                 error = await outcome(doing)
                 assert isinstance(error, Unavailable)
@@ -335,7 +335,7 @@ class TestRabbit(BrokerContract):
             self.consumers[f"{self.prefix}orders"] = 0  # for the cleaning up
             async with self.foreign() as channel:
                 await channel.declare_queue(f"{self.prefix}orders", durable=True)
-            error = await outcome(transport.listen(self.destination, Wanted("orders"), _never))
+            error = await outcome(transport.listen(self.destination, Wanted("orders"), never))
             assert isinstance(error, Unavailable)
             assert error.slowly
             assert "inequivalent arg" in str(error)

@@ -75,7 +75,7 @@ class BrokerContract(ListeningContract):
             nowhere = Destination("nowhere", f"{scheme}://127.0.0.1:9")
             began = time.monotonic()
             assert isinstance(await outcome(transport.send(nowhere, an_event())), Unavailable)
-            listening = transport.listen(nowhere, Wanted("orders", TYPES), _never)
+            listening = transport.listen(nowhere, Wanted("orders", TYPES), never)
             assert isinstance(await outcome(listening), Unavailable)
             assert time.monotonic() - began < 10
 
@@ -179,5 +179,5 @@ class BrokerContract(ListeningContract):
         self.run(scenario)
 
 
-async def _never(brought: Sequence[Brought]) -> Sequence[Answer]:
+async def never(brought: Sequence[Brought]) -> Sequence[Answer]:
     raise AssertionError("nothing can have come")
