@@ -51,6 +51,7 @@ class Plan:
     receivers: int = 2
     transports: dict[str, Any] = field(default_factory=dict)  # their options
     keeps_order: bool = True  # of the events of a key, all the way
+    scheme: str = "http"  # or "tcp", where there is no broker
 
 
 @dataclass
@@ -191,6 +192,12 @@ class _Run:
             self._shop.update(bus, SUBSCRIPTIONS={"*": ["bus"]}, SERVICES={})
             self._orders.update(bus, LISTEN=["bus"])
             self._receiver_role = "worker"
+        elif plan.scheme == "tcp":
+            address = f"tcp://127.0.0.1:{port}"
+            self._shop.update(SERVICES={"orders": address})
+            self._orders.update(LISTEN=[address], TRANSPORTS={"tcp": {"REUSE_PORT": True}})
+            self._receiver_role = "worker"
+        if self._receiver_role == "worker":
             del self._receiving["port"]
 
     def run(self) -> Verdict:
