@@ -1,4 +1,4 @@
-"""What the processes of `test_moving.py` are, beside those of `crash_project.roles`: the launcher imports this.
+"""What the processes of `test_moving.py` are, beside those of `crash_project.roles`. The launcher imports it.
 
 A service that emits until it is told to end; a server and a worker that tell what has arrived, as the page's
 `orders/metrics.py` counts it; and who looks at both stores.
