@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from django.core.management import call_command
 from django.db import transaction
 from django.db.models import Count
 
@@ -71,6 +72,12 @@ def _begin_to_count(tell: roles.Teller) -> None:
     threading.Thread(target=tell_on, daemon=True).start()
 
 
+def say(tell: roles.Teller, *, verb: Sequence[str]) -> int:
+    """`manage.py aevents <verb>`."""
+    call_command("aevents", *verb)
+    return 0
+
+
 def look(tell: roles.Teller) -> int:
     """Tell again and again what was emitted, what was done, and what is owed to whom."""
     tell(ready=True)
@@ -83,4 +90,4 @@ def look(tell: roles.Teller) -> int:
         time.sleep(_TELL_EVERY_S)
 
 
-roles.ROLES.update({"emit-on": emit_on, "serve": serve, "listen": listen, "look": look})
+roles.ROLES.update({"emit-on": emit_on, "serve": serve, "listen": listen, "say": say, "look": look})
