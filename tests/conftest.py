@@ -66,6 +66,7 @@ PROCESSES = {
         "cancellation",
         "demo",
         "docs",
+        "docs_of_brokers",
         "exit",
         "forks",
         "fuzz",  # which Django it is makes no difference to these three, which make up events by the thousand
@@ -89,14 +90,12 @@ FAULTS = {
         "broker_crash",
         "crash",
         "faults",
-        "kafka_outages",
         "kafka_transport",
         "listening",
         "moving",
-        "nats_outages",
         "nats_places",
         "nats_transport",
-        "rabbitmq_faults",
+        "own_transport",
         "rabbitmq_transport",
         "redis_transport",
         "tcp_transport",
@@ -105,11 +104,16 @@ FAULTS = {
     )
 }
 
+# These kill and restart brokers for minutes: `tox -e crash` runs them.
+OUTAGES = {"test_kafka_outages.py", "test_nats_outages.py", "test_rabbitmq_faults.py"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         database = getattr(item, "callspec", None) and item.callspec.params.get("store")  # type: ignore[attr-defined]
-        if item.path.name in FAULTS:
+        if item.path.name in OUTAGES:
+            item.add_marker("crash")
+        elif item.path.name in FAULTS:
             item.add_marker("faults")
         elif item.path.name in PROCESSES or database in ("postgresql", "mariadb"):
             item.add_marker("processes")

@@ -26,7 +26,7 @@ pytest.importorskip("redis", reason="needs redis-py, the extra aevents[redis]")
 
 from aevents.transports.redis import RedisTransport
 
-pytestmark = pytest.mark.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+pytestmark = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
 SECRET = new_secret()
 
 

@@ -180,4 +180,5 @@ class BrokerContract(ListeningContract):
 
 
 async def never(brought: Sequence[Brought]) -> Sequence[Answer]:
+    """Take nothing: for a `listen` that nothing may come of."""
     raise AssertionError("nothing can have come")
