@@ -72,7 +72,7 @@ async def receive_all(brought: Sequence[Brought], *, peer: str) -> list[Answer]:
     Each message is one event. What must be in its place, and what may have ended a process before, is stored
     before its handlers run, as if with `INBOX`. Whatever comes, no exception but a cancellation leaves.
     """
-    found = [_found(each.message, peer, None) for each in brought]
+    found = [_found(each.message, peer, of_any_time=True) for each in brought]
     is_first = [
         each.is_again or event.key is not None
         for each, event in zip(brought, found, strict=True)
@@ -84,20 +84,16 @@ async def receive_all(brought: Sequence[Brought], *, peer: str) -> list[Answer]:
 async def receive_together(messages: Sequence[Message], *, peer: str) -> list[Answer]:
     """Take messages that have come at once, and whose senders wait: each as `receive` would, on this loop."""
     batches = [message for message in messages if batch.is_one(message.headers)]
-    found = [
-        _found(message, peer, signature.TOLERANCE_S)
-        for message in messages
-        if not batch.is_one(message.headers)
-    ]
+    found = [_found(message, peer) for message in messages if not batch.is_one(message.headers)]
     singles = start_task(_answers(found, peer, (), at_home=True))
     others = await asyncio.gather(*[receive(each, peer=peer, at_home=True) for each in batches])
     left = {True: iter(others), False: iter(await singles)}
     return [next(left[batch.is_one(message.headers)]) for message in messages]
 
 
-def _found(message: Message, peer: str, tolerance_s: float | None) -> Event | tuple[str, MalformedMessage]:
+def _found(message: Message, peer: str, *, of_any_time: bool = False) -> Event | tuple[str, MalformedMessage]:
     try:
-        signer = _signer(message, peer, tolerance_s)
+        signer = _signer(message, peer, of_any_time=of_any_time)
         event = _decode(message, signer)
         _require_sender(event, signer)
     except MalformedMessage as error:
@@ -206,7 +202,7 @@ def _require_sender(event: Event, signer: str | None) -> None:
         )
 
 
-def _signer(message: Message, peer: str, tolerance_s: float | None = signature.TOLERANCE_S) -> str | None:
+def _signer(message: Message, peer: str, *, of_any_time: bool = False) -> str | None:
     """Return which service's secret signed it, or "" for the fleet's; None where unsigned is taken."""
     try:
         mistakes = routes.mistakes()
@@ -218,7 +214,7 @@ def _signer(message: Message, peer: str, tolerance_s: float | None = signature.T
     ring = routes.keys()
     if ring and message.headers.get("webhook-signature"):
         hint = wire.source_in(message.headers) or cloudevents.source_hint(message.body)
-        return signature.verify(message, ring.verifying(hint), tolerance_s)
+        return signature.verify(message, ring.verifying(hint), of_any_time=of_any_time)
     rule = conf().UNSIGNED
     if rule is None:
         rule = "accept" if django_settings.DEBUG or is_recording() else "refuse"

@@ -55,13 +55,11 @@ def sign(keys: Sequence[bytes], id: str, timestamp: int, body: bytes) -> str:
     return " ".join([_VERSION + _of(key, signed).decode() for key in keys])
 
 
-def verify(
-    message: Message, keys: Iterable[tuple[str, bytes]], tolerance_s: float | None = TOLERANCE_S
-) -> str:
+def verify(message: Message, keys: Iterable[tuple[str, bytes]], *, of_any_time: bool = False) -> str:
     """Return the name that stands beside the key that signed `message`.
 
     Raises `MalformedMessage` with 401 where none of them did, or it is not of these five minutes
-    (`tolerance_s`; None: of whatever time, for what waited in a broker): bytes
+    (`of_any_time`: of whatever time, for what waited in a broker): bytes
     compared in constant time, at most 16 signatures of those that the message has. Whoever can sign nothing
     costs no more than 16 MiB of hashing: the first 16 keys are tried, and more while the body is small.
     """
@@ -72,12 +70,12 @@ def verify(
     if not _TIMESTAMP.fullmatch(timestamp):
         raise MalformedMessage(401, "webhook-timestamp must be whole seconds since 1970.")
     apart_s = time.time() - int(timestamp)
-    if tolerance_s is not None and abs(apart_s) > tolerance_s:
+    if abs(apart_s) > TOLERANCE_S and not of_any_time:
         way = "behind" if apart_s > 0 else "ahead of"
         raise MalformedMessage(
             401,
             f"webhook-timestamp is {abs(apart_s):.0f} s {way} this service's clock:"
-            f" more than {tolerance_s:g} s. Does a clock go wrong?",
+            f" more than {TOLERANCE_S} s. Does a clock go wrong?",
         )
     given = _given(message.headers.get("webhook-signature", ""))
     untried = iter(keys)

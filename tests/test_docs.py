@@ -37,6 +37,7 @@ from aevents import (
     batch,
     breaker,
     checks,
+    checks_of_places,
     checks_of_trust,
     emit,
     flush,
@@ -95,7 +96,9 @@ def test_the_settings_page_lists_every_system_check_and_nothing_else() -> None:
     page = Page(DOCS / "settings.md")
     listed = {_code(row[0]).removeprefix("aevents.") for row in page.tables()[3]}
 
-    code = "".join(Path(module.__file__).read_text() for module in (checks, checks_of_trust))
+    code = "".join(
+        Path(module.__file__).read_text() for module in (checks, checks_of_places, checks_of_trust)
+    )
     assert listed == set(re.findall(r'"([EW]\d{3})"', code))
 
 

@@ -17,7 +17,6 @@ import pytest
 pytest.importorskip("nats", reason="needs nats-py, the extra aevents[nats]")
 
 import trustme
-import uvloop
 
 from aevents import wire
 from aevents.answer import Answer, Receipt
@@ -222,7 +221,7 @@ def test_a_send_that_is_cancelled_while_the_broker_hangs_ends(broker: OwnNats) -
         await sent(transport, destination)
         await transport.close()
 
-    uvloop.run(main())
+    pytest.importorskip("uvloop").run(main())
 
 
 # It lets nobody in
@@ -356,7 +355,7 @@ def test_it_runs_on_uvloop_too(encrypted: tuple[OwnNats, Destination]) -> None:
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    uvloop.run(main())
+    pytest.importorskip("uvloop").run(main())
 
 
 def test_a_certificate_that_nobody_we_know_vouches_for_is_unavailable(
