@@ -1,8 +1,9 @@
 """What a broker has brought and this service refuses: a message in, a dead letter in the store out.
 
 Nobody can be answered 401 or 400 here, and what is left in the broker would come again for ever. So the
-message is stored as it came, owed to a handler of our own: tried again after 2 min, 30 min and 2 h, as a key
-may be on its way or a deploy, then dead, where `replay` and the admin find it.
+message is stored as it came, owed to a handler of our own, and tried again as an emitter would
+(`retry.later`): one that is no event after 2 min, 30 min and 2 h, as a deploy may be on its way; one that
+nobody known has signed by `SCHEDULE`, as a key may be. Then it is dead, where `replay` and the admin find it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ async def keep(place: str, message: Message, answer: Answer) -> Answer:
 
 def _letter(place: str, message: Message) -> Event:
     body = message.body[: int(conf().LIMITS.BODY_BYTES)]  # as no event may be longer, nothing of one is lost
-    content: dict[str, Any] = {"broker": place, "headers": dict(message.headers)}
+    # Whatever a client made of foreign bytes: what cannot be written must not come again for ever.
+    headers = {_writable(name): _writable(value) for name, value in message.headers.items()}
+    content: dict[str, Any] = {"broker": place, "headers": headers}
     if len(body) < len(message.body):
         content["cut_from_bytes"] = len(message.body)
     try:
@@ -65,8 +68,12 @@ def _letter(place: str, message: Message) -> Event:
         content["body_base64"] = base64.b64encode(body).decode()
     data = orjson.dumps(content)
     # The same message is one letter, however often it comes.
-    digest = hashlib.sha256(message.headers.get("webhook-id", "").encode() + b"\0" + message.body).hexdigest()
+    digest = hashlib.sha256(headers.get("webhook-id", "").encode() + b"\0" + message.body).hexdigest()
     return Event(derived_id(digest, HANDLER, TYPE, 0), TYPE, data, place, datetime.now(UTC))
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 async def _receive_again(letter: Any) -> None:

@@ -145,7 +145,7 @@ async def _listen_for_ever(place: Destination, what: Wanted) -> None:
 
 
 async def _take_of_broker(place: str, brought: Sequence[Brought]) -> Sequence[Answer]:
-    while inbox.room() <= 0:  # noqa: ASYNC110 - other threads make room; enough is with the handlers: the rest waits where it is
+    while inbox.room() <= 0:  # noqa: ASYNC110 - other threads make room
         await asyncio.sleep(_LOOK_EVERY_S)
     answers = await receiver.receive_all(brought, peer=place)
     for at, answer in enumerate(answers):

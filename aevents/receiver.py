@@ -98,6 +98,10 @@ def _found(message: Message, peer: str, *, of_any_time: bool = False) -> Event |
         _require_sender(event, signer)
     except MalformedMessage as error:
         return message.headers.get("webhook-id", ""), error
+    except Exception:  # it must not hold up what comes with it, nor come again for ever
+        _logger.exception("A message could not be read")
+        unread = MalformedMessage(400, "The message could not be read here; the log says why.")
+        return message.headers.get("webhook-id", ""), unread
     return event
 
 

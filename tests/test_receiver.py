@@ -17,10 +17,12 @@ import pytest
 from django.test import override_settings
 from django.utils import timezone, translation
 
-from aevents import current_event, signals, subscribe_to
+from aevents import current_event, letters, receiver, signals, subscribe_to
 from aevents.answer import Answer
 from aevents.event import Message, new_id
 from aevents.receiver import receive
+from aevents.transports.base import Brought
+from aevents.transports.rehearsal import an_event
 from tests.project.clients import JSON, THROUGH_DJANGO, WAYS, ask, ask_asgi
 
 # No store: what these handlers do is kept in the test, and no thread of a handler opens a database.
@@ -525,3 +527,34 @@ async def test_nothing_from_outside_writes_a_line_of_its_own_into_the_log(
     texts = [record.getMessage() for record in caplog.records if record.name == "aevents"]
     assert len(texts) == 4
     assert all(text.isprintable() for text in texts)
+
+
+# What a broker brings
+
+
+async def test_a_message_that_cannot_be_read_is_refused_alone_whatever_was_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode = receiver.wire.decode
+
+    def failing(message: Message) -> Any:
+        if b"broken" in message.body:
+            raise RuntimeError("a bug")
+        return decode(message)
+
+    monkeypatch.setattr(receiver.wire, "decode", failing)
+    brought = [Brought(an_event("quick", data)) for data in (b'"broken"', b"1")]
+
+    answers = await receiver.receive_all(brought, peer="bus")
+
+    assert [answer.status for answer in answers] == [400, 200]
+
+
+def test_a_letter_can_be_written_of_whatever_stands_in_its_headers() -> None:
+    message = Message({"webhook-id": "\udcff", "ce-source": "/\ud800"}, b"\xff")
+
+    letter = letters._letter("bus", message)
+
+    place, kept = letters._opened(letter.payload)
+    assert (place, kept.body) == ("bus", b"\xff")
+    assert kept.headers == {"webhook-id": "?", "ce-source": "/?"}

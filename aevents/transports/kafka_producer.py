@@ -132,22 +132,11 @@ async def _enqueued(producer: Any, message: Outgoing) -> asyncio.Future[Any]:
         message.body,
         key=None if message.key is None else message.key.encode("utf-8", "surrogatepass"),
         headers=[
-            (_kafka_name(name), _value(name, text).encode("utf-8", "surrogatepass"))
-            for name, text in message.headers.items()
+            (name, text.encode("utf-8", "surrogatepass"))
+            for name, text in plain(message.headers, ATTRIBUTES).items()
         ],
     )
     return future
-
-
-@functools.lru_cache(1024)
-def _kafka_name(name: str) -> str:
-    return next(iter(plain({name: ""}, ATTRIBUTES)))
-
-
-def _value(name: str, text: str) -> str:
-    if "%" not in text and not text.startswith('"'):
-        return text  # as nearly all are
-    return plain({name: text}, ATTRIBUTES)[_kafka_name(name)]
 
 
 def _fared(message: Outgoing, result: Any) -> DeliveryError | None:

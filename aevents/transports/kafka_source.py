@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import re
 import time
 from collections import deque
@@ -39,7 +38,6 @@ _CLOSE_S = 2.0
 _STEADY_METADATA_S = 60.0  # where no new topics are to be found
 _FETCH_BYTES, _PARTITION_BYTES = 8 * 2**20, 512 * 1024
 _NEVER_MS = 2**31 - 1
-_PLAIN = re.compile("[!#$&-~]*")  # what `wire.quote` leaves as it is
 _EXPECTED = (None, CloseReason.SHUTDOWN, CloseReason.IDLE_DROP)
 
 
@@ -258,21 +256,9 @@ def cut(client: Any) -> None:
 
 
 def _message(record: Any) -> Message:
-    headers: dict[str, str] = {}
-    for name, value in record.headers:
-        known = _http_name(name)
-        if known:
-            text = (value or b"").decode("utf-8", "replace")
-            headers[known] = (
-                text if _PLAIN.fullmatch(text) or not known.startswith("ce-") else wire.quote(text)
-            )
+    named = [(name, (value or b"").decode("utf-8", "replace")) for name, value in record.headers]
+    headers = as_http(named, ATTRIBUTES)
     if record.key and "ce-partitionkey" not in headers:
         with contextlib.suppress(UnicodeDecodeError):  # a key may be anything
             headers["ce-partitionkey"] = wire.quote(record.key.decode())
     return Message(headers, record.value or b"")
-
-
-@functools.lru_cache(1024)
-def _http_name(name: str) -> str:
-    """Return the header of HTTP that a header of Kafka stands for, or nothing."""
-    return next(iter(as_http([(name, "")], ATTRIBUTES)), "")

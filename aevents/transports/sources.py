@@ -88,7 +88,7 @@ async def pump(source: Source, take: Take) -> None:
             while hands.held:
                 await _finished(_taken(hands, take))
                 if hands.held:
-                    await hands.meanwhile(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
+                    await hands.meanwhile(asyncio.sleep(pause_s * random.uniform(0.5, 1.0)))  # noqa: S311 - no secret
                     pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
     finally:
         left = [*hands.held, *await _last_of(ahead)]
