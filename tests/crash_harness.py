@@ -206,11 +206,8 @@ class _Run:
         assert self._launcher.start("prepare", self._shop, keys=keys).wait() == 0
         self._watch = self._launcher.start("watch", self._shop).wait_until_ready()
         self._kill_and_start()
-        if (
-            self._broker is not None
-        ):  # once more, with nobody there: it must know those who come by what it kept
-            self._broker.kill()
-            self._broker.start()
+        if self._broker is not None:  # with nobody there: it must know those who come by what it kept
+            self._broker.restart()
         killed_at = time.monotonic()
         self._drain(keys)
         self._verdict.drained_s = time.monotonic() - killed_at
