@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
+from aiokafka.partitioner import DefaultPartitioner
 
 from aevents.errors import DeliveryError, Refused, Unavailable
 from aevents.settings import conf
@@ -22,6 +24,7 @@ from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
 _BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it
 _LARGEST_BYTES = 2**30  # what is too large is the broker's to say
 _CUT_EVERY_S = 0.2
+_PARTITIONER = DefaultPartitioner()
 Settings = dict[str, Any]
 
 
@@ -112,31 +115,77 @@ class Publisher:
 
 
 async def _sent(producer: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
+    found: list[DeliveryError | None] = [None] * len(messages)
+    batches = _batches(producer, messages)
     futures: list[asyncio.Future[Any]] = []
     try:
-        for message in messages:
-            futures.append(await _enqueued(producer, message))  # noqa: PERF401 - these are cancelled on the way
+        for each in batches:
+            sending = producer.send_batch(each.builder, each.topic, partition=each.partition)
+            futures.append(await sending)
         results = await asyncio.gather(*futures, return_exceptions=True)
     except BaseException:
-        for each in futures:
-            each.cancel()
-            if not each.cancelled():
-                each.exception()
+        for future in futures:
+            future.cancel()
+            if not future.cancelled():
+                future.exception()
         raise
-    return [_fared(message, result) for message, result in zip(messages, results, strict=True)]
+    for batch, result in zip(batches, results, strict=True):
+        for place in batch.places:
+            found[place] = _fared(messages[place], result)
+    return found
 
 
-async def _enqueued(producer: Any, message: Outgoing) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = await producer.send(
-        message.topic,
-        message.body,
-        key=None if message.key is None else message.key.encode("utf-8", "surrogatepass"),
-        headers=[
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """What one partition is sent at once; `places` are those of its messages among all of them."""
+
+    builder: Any
+    topic: str
+    partition: int
+    places: list[int]
+
+    def takes(self, place: int, message: Outgoing, key: bytes | None) -> bool:
+        """Add the message, unless it is full; a message of any size is taken by one that is empty."""
+        headers = [
             (name, text.encode("utf-8", "surrogatepass"))
             for name, text in plain(message.headers, ATTRIBUTES).items()
-        ],
-    )
-    return future
+        ]
+        added = self.builder.append(timestamp=None, key=key, value=message.body, headers=headers)
+        if added is None:
+            return False
+        self.places.append(place)
+        return True
+
+
+def _batches(producer: Any, messages: Sequence[Outgoing]) -> list[_Batch]:
+    """Return the messages in batches: those of a key in its partition, others in any, a batch together.
+
+    Built here, as the client's own way costs each message as much as all the rest of its delivery.
+    """
+    found: list[_Batch] = []
+    filling: dict[tuple[str, int | None], _Batch] = {}
+    for place, message in enumerate(messages):
+        topic, key = message.topic, None
+        partition = None
+        if message.key is not None:
+            key = message.key.encode("utf-8", "surrogatepass")
+            partition = _partition(producer, topic, key)
+        batch = filling.get((topic, partition))
+        if batch is not None and batch.takes(place, message, key):
+            continue
+        chosen = _partition(producer, topic, None) if partition is None else partition
+        batch = filling[topic, partition] = _Batch(producer.create_batch(), topic, chosen, [])
+        found.append(batch)
+        batch.takes(place, message, key)
+    return found
+
+
+def _partition(producer: Any, topic: str, key: bytes | None) -> int:
+    """Return the partition of a key, as Kafka's own clients do; without one, any."""
+    cluster = producer.client.cluster
+    every, led = cluster.partitions_for_topic(topic), cluster.available_partitions_for_topic(topic)
+    found: int = _PARTITIONER(key, sorted(every), sorted(led))
+    return found
 
 
 def _fared(message: Outgoing, result: Any) -> DeliveryError | None:
