@@ -36,7 +36,7 @@ The road of an event, one module a station (each imports only from the ones belo
     tables  wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  outage
     models  rows  transports/base  transports/connection  keyring
     signature
-    transports/guard  transports/names  transports/topics
+    transports/guard  transports/names  transports/topics  transports/nats_client
     event  threads
     emission  answer  payload  settings  errors  signals
 

@@ -50,7 +50,7 @@ ROAD = """
     tables  wire  retry  breaker  subscriptions  log  loops  scope  recent  returns  commits  outage
     models  rows  transports/base  transports/connection  keyring
     signature
-    transports/guard  transports/names  transports/topics
+    transports/guard  transports/names  transports/topics  transports/nats_client
     event  threads
     emission  answer  payload  settings  errors  signals
 """

@@ -9,12 +9,14 @@ import pytest
 pytest.importorskip("nats", reason="needs nats-py, the extra aevents[nats]")
 
 import nats as client
+from nats.errors import BadHeaderError
 from nats.js.errors import NotFoundError
 
 from aevents.errors import Refused
 from aevents.transports.base import Destination, Transport
 from aevents.transports.contract_of_brokers import BrokerContract
 from aevents.transports.nats import NatsTransport
+from aevents.transports.nats_connection import Connection
 from aevents.transports.rehearsal import an_event, outcome, rehearse
 from tests import brokers
 
@@ -64,3 +66,13 @@ def test_an_empty_prefix_is_refused_as_it_names_the_stream() -> None:
         assert "PREFIX" in str(found)
 
     assert rehearse(lambda: NatsTransport(PREFIX=""), scenario) == []
+
+
+@pytest.mark.parametrize("break_", ["\r\n", "\n", "\r"])
+async def test_a_header_that_would_begin_another_is_not_sent(break_: str) -> None:
+    connection = await Connection.open(Destination("bus", brokers.address("nats")), None)
+    try:
+        with pytest.raises(BadHeaderError):
+            await connection.send("nobody", b"x", headers={"ce-key": f"a{break_}Nats-Msg-Id: b"})
+    finally:
+        await connection.drop()

@@ -28,19 +28,20 @@ def plain(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
     return found
 
 
-def as_http(headers: Iterable[tuple[str, str]], prefix: str) -> dict[str, str]:
+def as_http(headers: Iterable[tuple[str | bytes, str]], prefix: str) -> dict[str, str]:
     """Return what `plain` had made of HTTP's headers, or a foreign sender's of the same binding."""
     found: dict[str, str] = {}
     for name, value in headers:
-        known = _http_name(name, prefix)
+        known, is_attribute = _http_name(name, prefix)
         if known:
-            is_attribute = known.startswith("ce-")
             found[known] = wire.quote(value) if is_attribute and not _ALIKE.fullmatch(value) else value
     return found
 
 
 @functools.lru_cache(256)
-def _http_name(name: str, prefix: str) -> str:
-    """Return what HTTP calls it; empty where nobody reads it."""
-    found = "ce-" + name[len(prefix) :].lower() if name.startswith(prefix) else name.lower()
-    return found if found in _READ else ""
+def _http_name(name: str | bytes, prefix: str) -> tuple[str, bool]:
+    """Return what HTTP calls it, and whether it is an attribute; empty where nobody reads it."""
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+    is_attribute = text.startswith(prefix)
+    found = "ce-" + text[len(prefix) :].lower() if is_attribute else text.lower()
+    return (found if found in _READ else "", is_attribute or found.startswith("ce-"))

@@ -17,15 +17,14 @@ from urllib.parse import unquote, urlsplit
 
 import nats.errors as errors
 import orjson
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
 
 from aevents.errors import Unavailable
 from aevents.settings import conf
 from aevents.transports.base import Destination
 from aevents.transports.broker import text_of
+from aevents.transports.nats_client import Client
 
 SCHEMES = ("nats", "natss")
 NO_RESPONDERS = "503"
@@ -84,42 +83,11 @@ class _Call:
             self.ended.set_result(None)
 
 
-class _Client(Client):
-    """nats-py's client, where it may neither send in the clear nor wait for a server that is gone."""
-
-    must_be_encrypted = False
-
-    def _connect_command(self) -> bytes:
-        # It encrypts where the server asks for it. What the server, or somebody in between, says is no
-        # reason to send a password in the clear.
-        if self.must_be_encrypted and not self._server_info.get("tls_required"):
-            raise errors.SecureConnWantedError
-        command: bytes = super()._connect_command()
-        return command
-
-    async def drop(self) -> None:
-        """End it at once. `close` first writes what is pending, and waits until somebody has read it."""
-        self._status = Client.CLOSED
-        self._pending, self._pending_data_size = [], 0
-        found = [self._reading_task, self._ping_interval_task, self._flusher_task]
-        found += [each._wait_for_msgs_task for each in self._subs.values()]
-        tasks: list[asyncio.Task[Any]] = [each for each in found if each is not None]
-        for each in tasks:
-            each.cancel()
-        writer = getattr(cast(TcpTransport, self._transport), "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(
-            0
-        )  # the socket is closed now; to wait for the writer hangs after half a handshake
-
-
 class Connection:
     """A connection, and what is waited for on it."""
 
     def __init__(self) -> None:
-        self._client = _Client()
+        self._client = Client()
         self._calls: set[_Call] = set()
         self._awaited: dict[str, tuple[_Call, int]] = {}
         self._numbers = itertools.count()
@@ -195,7 +163,7 @@ class Connection:
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Say that no more is wanted; what is on its way is still taken, before the next answer."""
-        await self._client._send_unsubscribe(subscription._id)
+        await self._client.unsubscribe(subscription)
 
     async def send(self, subject: str, body: bytes = b"", reply: str = "", headers: Any = None) -> None:
         """Send one message; raises `Unavailable` where the connection is lost."""

@@ -195,13 +195,17 @@ return 0
 
 
 def _held(stream: bytes, entry_id: bytes, fields: Any, *, is_again: bool = False) -> Held:
-    body, headers = b"", []
-    for name, value in (fields or {}).items():
-        if name == b"data":
-            body = value
-        else:
-            headers.append((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")))
-    return Held(Message(as_http(headers, ATTRIBUTES), body), (stream, entry_id), is_again)
+    named = dict(fields or {})
+    body = named.pop(b"data", b"")
+    headers = as_http([(name, _text(value)) for name, value in named.items()], ATTRIBUTES)
+    return Held(Message(headers, body), (stream, entry_id), is_again)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("utf-8", "replace")
 
 
 def _flat(entries: Any) -> Iterable[tuple[bytes, Any]]:
