@@ -8,6 +8,7 @@ says `group`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -30,8 +31,21 @@ class Bare(Protocol):
     async def consume(self, place: str, group: str, count: int) -> None: ...
 
 
+#: When each event of a round was handled, by either side.
+handled_at: list[float] = []
+
+
 async def handler(payload: Any) -> None:
-    """Do nothing, as ours."""
+    """Do nothing but note when."""
+    handled_at.append(time.perf_counter())
+
+
+def seconds_an_event(count: int) -> float:
+    """Return what each took, from the first to the last: not how long a group takes to be joined."""
+    assert len(handled_at) == count
+    took_s = handled_at[-1] - handled_at[0]
+    handled_at.clear()
+    return took_s / count
 
 
 async def _handle(headers: Headers, body: bytes) -> None:
