@@ -94,7 +94,7 @@ def _outcome(verdict: dict[str, Any] | None) -> Receipt | DeliveryError:
 
 def is_one(headers: Mapping[str, str]) -> bool:
     """Tell whether a message says that it is a batch."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == wire.BATCH
+    return wire.media_type(headers) == wire.BATCH
 
 
 def decode(message: Message) -> list[Event | tuple[str, MalformedMessage]]:

@@ -66,7 +66,7 @@ def dump(event: Event) -> bytes:
 
 def is_structured(headers: Mapping[str, str]) -> bool:
     """Tell whether a message says that it is one event in structured form."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == STRUCTURED
+    return wire.media_type(headers) == STRUCTURED
 
 
 def decode(message: Message) -> Event:
@@ -89,7 +89,7 @@ def is_binary(message: Message) -> bool:
         return False
     if not message.body:  # an event without data; one of ours has lost its body
         return "webhook-id" not in headers
-    if headers.get("content-type", "").partition(";")[0].strip().lower() != wire.JSON:
+    if wire.media_type(headers) != wire.JSON:
         return False
     try:
         value = payload.decode(message.body)

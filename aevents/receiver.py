@@ -83,12 +83,15 @@ async def receive_all(brought: Sequence[Brought], *, peer: str) -> list[Answer]:
 
 async def receive_together(messages: Sequence[Message], *, peer: str) -> list[Answer]:
     """Take messages that have come at once, and whose senders wait: each as `receive` would, on this loop."""
-    batches = [message for message in messages if batch.is_one(message.headers)]
-    found = [_found(message, peer) for message in messages if not batch.is_one(message.headers)]
+    is_batch = [batch.is_one(message.headers) for message in messages]
+    found = [_found(message, peer) for message, many in zip(messages, is_batch, strict=True) if not many]
+    if len(found) == len(messages):  # the rule
+        return await _answers(found, peer, (), at_home=True)
+    batches = [message for message, many in zip(messages, is_batch, strict=True) if many]
     singles = start_task(_answers(found, peer, (), at_home=True))
     others = await asyncio.gather(*[receive(each, peer=peer, at_home=True) for each in batches])
     left = {True: iter(others), False: iter(await singles)}
-    return [next(left[batch.is_one(message.headers)]) for message in messages]
+    return [next(left[many]) for many in is_batch]
 
 
 def _found(message: Message, peer: str, *, of_any_time: bool = False) -> Event | tuple[str, MalformedMessage]:

@@ -116,6 +116,16 @@ def decode(message: Message) -> Event:
     )
 
 
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the type of the body, without its parameters; empty where the headers name none."""
+    return _without_parameters(headers.get("content-type", ""))
+
+
+@functools.lru_cache(256)  # asked of each message, and there are few
+def _without_parameters(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def require_media_type(headers: Mapping[str, str], wanted: str) -> None:
     """Raise `MalformedMessage` unless the body is of this type, plain and in UTF-8."""
     if headers.get("content-type") == wanted and "content-encoding" not in headers:  # the rule
@@ -123,10 +133,16 @@ def require_media_type(headers: Mapping[str, str], wanted: str) -> None:
     encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):
         raise MalformedMessage(415, "Compressed bodies are not taken: send it without Content-Encoding.")
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
-    if media_type.strip().lower() != wanted:
+    if media_type(headers) != wanted:
         raise MalformedMessage(415, f"Content-Type must be {wanted}.")
-    charset = parameters.lower().partition("charset=")[2].partition(";")[0].strip(' "')
+    charset = (
+        headers["content-type"]
+        .partition(";")[2]
+        .lower()
+        .partition("charset=")[2]
+        .partition(";")[0]
+        .strip(' "')
+    )
     if charset not in ("", "utf-8", "utf8"):
         raise MalformedMessage(415, "The charset must be utf-8.")
 

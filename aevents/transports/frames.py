@@ -64,11 +64,16 @@ def pack(id: int, status: int, headers: bytes, body: bytes) -> bytes:
 
 def pack_answer(id: int, answer: Answer) -> bytes:
     """Return the frame of an answer. One that nobody would read whole becomes a 503, lest it be misread."""
-    headers = {name: answer.headers[name] for name in ANSWER_HEADERS if name in answer.headers}
-    frame = pack(id, answer.status, orjson.dumps(headers) if headers else b"", answer.body)
+    headers = [(name, answer.headers[name]) for name in ANSWER_HEADERS if name in answer.headers]
+    frame = pack(id, answer.status, _written(*headers) if headers else b"", answer.body)
     if len(frame) > ANSWER_BYTES:
         return pack_answer(id, Answer(503, {"detail": f"The answer has more than {ANSWER_BYTES} bytes."}))
     return frame
+
+
+@functools.lru_cache(256)  # those of most answers are the same
+def _written(*headers: tuple[str, str]) -> bytes:
+    return orjson.dumps(dict(headers))
 
 
 def largest(body_bytes: int) -> int:

@@ -32,7 +32,7 @@ from aevents.transports.frames import (
 )
 
 _REQUESTS = 16  # times `IN_FLIGHT`, of one connection at a time
-_AT_A_TIME = 64  # requests of one connection, then others have their turn
+_AT_A_TIME = 32  # requests of one connection; the client reads its answers while the next are taken
 _BYTES_BESIDE_A_FRAME = 1024
 _FORGOTTEN_BYTES = 8 * 1024 * 1024  # of who is told that nothing more is taken
 _FAILED = Answer(503, {"detail": "The event could not be handled here; the log says why."})
