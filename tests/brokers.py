@@ -56,6 +56,7 @@ class OwnBroker:
         self.is_safe = is_safe
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.restarts = 0
         self._restarting = threading.Lock()
 
     @property
@@ -96,12 +97,15 @@ class OwnBroker:
     def bury(self, group: str) -> None:
         """Take the clients of this group, which were killed, for dead; nothing where it does so by itself."""
 
-    def restart(self, pause_s: float = 0.0) -> None:
-        """Kill it and start it again; from any thread, one after another."""
+    def restart(self, pause_s: float = 0.0, *, bury: str = "") -> None:
+        """Kill it, start it again and `bury` that group; from any thread, one after another."""
         with self._restarting:
             self.kill()
             time.sleep(pause_s)
             self.start()
+            if bury:
+                self.bury(bury)
+            self.restarts += 1
 
 
 def free_port() -> int:

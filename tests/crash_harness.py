@@ -83,6 +83,8 @@ class Verdict:
 
 
 Trouble = Callable[[Sequence[str]], None]
+#: What brokers call those who handle.
+GROUP = "aevents.orders"
 
 
 def run(
@@ -92,11 +94,13 @@ def run(
     *,
     trouble: Trouble | None = None,
     broker: OwnBroker | None = None,
+    restarts: int = 0,
 ) -> Verdict:
     """Do it, and return the verdict.
 
     `trouble` is made again and again, given the URLs of both databases; then nobody is killed. With a
-    `broker` the events go that way, and the receivers are workers that listen to it.
+    `broker` the events go that way, and the receivers are workers that listen to it; it goes on until
+    somebody has restarted the broker so many times.
     """
     with contextlib.ExitStack() as stack:
         urls = [
@@ -108,7 +112,7 @@ def run(
             Launcher(folder / "log", STORE_URL=urls[0], ORDERS_URL=urls[1], LATE=late)
         )
         making = functools.partial(trouble, urls) if trouble is not None else None
-        return _Run(plan, launcher, port, tell, making, broker).run()
+        return _Run(plan, launcher, port, tell, making, broker, restarts).run()
 
 
 def free_port() -> int:
@@ -164,9 +168,11 @@ class _Run:
         tell: Callable[[str], None],
         trouble: Callable[[], None] | None = None,
         broker: OwnBroker | None = None,
+        restarts: int = 0,
     ) -> None:
         self._plan = plan
         self._broker = broker
+        self._restarts = restarts
         self._trouble = trouble
         self._launcher = launcher
         self._tell = tell
@@ -207,7 +213,7 @@ class _Run:
         self._watch = self._launcher.start("watch", self._shop).wait_until_ready()
         self._kill_and_start()
         if self._broker is not None:  # with nobody there: it must know those who come by what it kept
-            self._broker.restart()
+            self._broker.restart(bury=GROUP)
         killed_at = time.monotonic()
         self._drain(keys)
         self._verdict.drained_s = time.monotonic() - killed_at
@@ -231,7 +237,7 @@ class _Run:
             self._make_trouble(self._trouble)
         else:
             tells_at = 0.0
-            while self._committed < plan.events or self._verdict.kills.total() < plan.kills:
+            while self._goes_on():
                 self._wait(min(1.0 if slot.killed_after_s else slot.dies_in() for slot in self._slots))
                 for slot in self._slots:
                     self._look_at(slot)
@@ -242,6 +248,14 @@ class _Run:
             slot.process.kill(signal.SIGKILL)
             slot.process.wait()
             self._count(slot.process)
+
+    def _goes_on(self) -> bool:
+        broker = self._broker
+        return (
+            self._committed < self._plan.events
+            or self._verdict.kills.total() < self._plan.kills
+            or (broker is not None and broker.restarts < self._restarts)
+        )
 
     def _make_trouble(self, trouble: Callable[[], None]) -> None:
         made, next_at = 0, 0.0

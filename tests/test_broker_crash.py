@@ -45,7 +45,7 @@ def own_broker(kind: str, folder: Path, *, is_safe: bool = True) -> OwnBroker:
 
 @contextlib.contextmanager
 def killed_now_and_then(broker: OwnBroker, times: int, seed: int) -> Iterator[None]:
-    """Kill the broker -9 and start it again, so many times, in the midst of what happens meanwhile."""
+    """Kill the broker -9 and start it again, so many times, or until the end."""
     over, generator = threading.Event(), random.Random(seed)
 
     def kill() -> None:
@@ -53,8 +53,7 @@ def killed_now_and_then(broker: OwnBroker, times: int, seed: int) -> Iterator[No
             # The first one when queues and groups are there: RabbitMQ 3.10 does not survive it before.
             if over.wait(generator.uniform(2.0, 5.0) + (0 if nth else 6.0)):
                 return
-            broker.restart(generator.uniform(0.1, 2.0))
-            broker.bury("aevents.orders")
+            broker.restart(generator.uniform(0.1, 2.0), bury=crash_harness.GROUP)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -89,7 +88,7 @@ def _by_broker(
     broker.start()
     try:
         with killed_now_and_then(broker, broker_kills, seed):
-            return crash_harness.run(plan, folder, broker=broker)
+            return crash_harness.run(plan, folder, broker=broker, restarts=broker_kills)
     finally:
         broker.kill()
 
