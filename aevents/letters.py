@@ -16,10 +16,10 @@ from typing import Any
 
 import orjson
 
-from aevents import outcomes, receiver, retry, store
+from aevents import cloudevents, outcomes, receiver, retry, store
 from aevents.answer import Answer
 from aevents.errors import DeliveryError
-from aevents.event import Event, Message, derived_id
+from aevents.event import Event, Message, derived_id, new_id
 from aevents.keeper import keeper
 from aevents.settings import conf
 from aevents.store import Entry, Owed
@@ -68,8 +68,18 @@ def _letter(place: str, message: Message) -> Event:
         content["body_base64"] = base64.b64encode(body).decode()
     data = orjson.dumps(content)
     # The same message is one letter, however often it comes.
-    digest = hashlib.sha256(headers.get("webhook-id", "").encode() + b"\0" + message.body).hexdigest()
+    digest = hashlib.sha256(_writable(_known_by(message)).encode() + b"\0" + message.body).hexdigest()
     return Event(derived_id(digest, HANDLER, TYPE, 0), TYPE, data, place, datetime.now(UTC))
+
+
+def _known_by(message: Message) -> str:
+    """Return what makes it the same as another of the same body; without that each is one of its own."""
+    headers = message.headers
+    if headers.get("webhook-id"):
+        return headers["webhook-id"]
+    if headers.get("ce-id"):
+        return f"{headers.get('ce-source', '')}\0{headers['ce-id']}"
+    return "" if cloudevents.is_structured(headers) else new_id()  # whose id is in its body
 
 
 def _writable(text: str) -> str:

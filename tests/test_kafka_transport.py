@@ -15,6 +15,7 @@ import trustme
 pytest.importorskip("aiokafka", reason="needs aiokafka, the extra aevents[kafka]")
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.cluster import ClusterMetadata
 
 from aevents.answer import Answer, Receipt
 from aevents.errors import Refused, Unavailable
@@ -123,6 +124,50 @@ class TestKafka(BrokerContract):
             }
             assert (expected, b"{}") in found
             assert ({}, b"") in found
+
+        self.run(scenario)
+
+    def test_calls_at_once_keep_the_order_of_each_key(self) -> None:
+        async def scenario(transport: Transport) -> None:
+            filler, mailbox = b"x" * 2000, Mailbox()
+            events = [
+                dataclasses.replace(each, key=f"k{n % 24}", data=b'{"n":%d,"x":"%b"}' % (n, filler))
+                for n, each in enumerate(some_events(6 * 256))
+            ]
+            async with self.serving(mailbox) as destination:
+                calls = [
+                    asyncio.ensure_future(transport.send_batch(destination, events[at : at + 256]))
+                    for at in range(0, len(events), 256)
+                ]
+                for found in await asyncio.gather(*calls):
+                    assert found == [Receipt()] * 256
+                come: dict[str, list[int]] = {}
+                for message in await mailbox.wait_for(len(events)):
+                    come.setdefault(message.headers["ce-partitionkey"], []).append(number_of(message))
+            assert len(come) == 24
+            assert [each for each in come.values() if each != sorted(each)] == []
+
+        self.run(scenario)
+
+    def test_a_partition_that_nobody_leads_holds_up_only_what_belongs_there(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        led = ClusterMetadata.available_partitions_for_topic
+        monkeypatch.setattr(
+            ClusterMetadata, "available_partitions_for_topic", lambda *given: led(*given) - {0, 3}
+        )
+
+        async def scenario(transport: Transport) -> None:
+            events = [dataclasses.replace(each, key=f"k{n}") for n, each in enumerate(some_events(60))]
+            async with self.serving(Mailbox()) as destination:
+                found = await transport.send_batch(destination, [*events, *some_events(5)])
+            refused = [each for each in found if isinstance(each, Unavailable)]
+            assert 0 < len(refused) < 60
+            assert {str(each) for each in refused} == {
+                f"nobody leads the partition of {topics.topic_of('order-placed', self.prefix)} now"
+            }
+            assert [each for each in found if each not in refused] == [Receipt()] * (65 - len(refused))
+            assert found[60:] == [Receipt()] * 5
 
         self.run(scenario)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
 _BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it
 _LARGEST_BYTES = 2**30  # what is too large is the broker's to say
 _CUT_EVERY_S = 0.2
+_OF_THE_ATTEMPT = 0.9  # of its time: then what is confirmed is told, though not all is
 _PARTITIONER = DefaultPartitioner()
 Settings = dict[str, Any]
 
@@ -46,20 +48,30 @@ class Publisher:
         self._make_topics = make_topics
         self._producer: Any = None
         self._settings: Settings = {}
-        self._starting = asyncio.Lock()
+        self._in_turn = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
         """Send all of them, and return how each fared once the broker has said so of all."""
-        producer = await self._started()
-        is_well = False
+        ends_at = time.monotonic() + _OF_THE_ATTEMPT * conf().LIMITS.ATTEMPT_S
+        producer, is_well = None, True
         try:
-            await self._know_topics(producer, {message.topic for message in messages})
-            found = await _sent(producer, messages)
-            is_well = not any(found)
+            async with self._in_turn:  # or what comes later might overtake, with the same key
+                producer = await self._started()
+                await self._know_topics(producer, {message.topic for message in messages})
+                found = await _without_a_leader(producer.client, messages)
+                batches = _batches(producer, messages, found)
+                futures = await _handed_over(producer, batches)
+            for batch, result in zip(batches, await _results(futures, ends_at), strict=True):
+                is_well = is_well and result is None
+                for place in batch.places:
+                    found[place] = _fared(messages[place], result)
             return found
+        except BaseException:
+            is_well = False
+            raise
         finally:
-            if not is_well:
+            if producer is not None and not is_well:
                 self._throw_away(producer)
 
     async def close(self) -> None:
@@ -70,25 +82,24 @@ class Publisher:
             await asyncio.wait(self._endings)
 
     async def _started(self) -> Any:
-        async with self._starting:
-            if self._producer is None:
-                self._settings = await self._find_settings()
-                producer = AIOKafkaProducer(
-                    **self._settings,
-                    acks="all",
-                    enable_idempotence=True,
-                    max_batch_size=_BATCH_BYTES,
-                    max_request_size=_LARGEST_BYTES,
-                    request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
-                )
-                watch(producer.client, functools.partial(self._throw_away, producer))
-                try:
-                    await producer.start()
-                except BaseException:
-                    await producer.stop()
-                    raise
-                self._producer = producer
-            return self._producer
+        if self._producer is None:
+            self._settings = await self._find_settings()
+            producer = AIOKafkaProducer(
+                **self._settings,
+                acks="all",
+                enable_idempotence=True,
+                max_batch_size=_BATCH_BYTES,
+                max_request_size=_LARGEST_BYTES,
+                request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
+            )
+            watch(producer.client, functools.partial(self._throw_away, producer))
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer
 
     async def _know_topics(self, producer: Any, names: set[str]) -> None:
         # With no topics of its own the client asks for all, and so makes none: see `make_topics`.
@@ -114,25 +125,62 @@ class Publisher:
         ending.add_done_callback(self._endings.discard)
 
 
-async def _sent(producer: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
+async def _without_a_leader(client: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
+    """Return an error for each whose partition nobody leads now: it would hold up what goes beside it."""
+    found = _leaderless(client.cluster, messages)
+    if any(found):
+        await client.force_metadata_update()
+        found = _leaderless(client.cluster, messages)
+    return found
+
+
+def _leaderless(cluster: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
     found: list[DeliveryError | None] = [None] * len(messages)
-    batches = _batches(producer, messages)
+    for topic in {message.topic for message in messages}:
+        led = cluster.available_partitions_for_topic(topic)
+        if len(led) == len(cluster.partitions_for_topic(topic)):  # the rule
+            continue
+        for place, message in enumerate(messages):
+            if message.topic == topic and not (
+                led if message.key is None else _partition(cluster, topic, _bytes(message.key)) in led
+            ):
+                found[place] = Unavailable(f"nobody leads the partition of {topic} now")
+    return found
+
+
+async def _handed_over(producer: Any, batches: Sequence[_Batch]) -> list[asyncio.Future[Any]]:
     futures: list[asyncio.Future[Any]] = []
     try:
         for each in batches:
             sending = producer.send_batch(each.builder, each.topic, partition=each.partition)
             futures.append(await sending)
-        results = await asyncio.gather(*futures, return_exceptions=True)
     except BaseException:
-        for future in futures:
-            future.cancel()
-            if not future.cancelled():
-                future.exception()
+        _forget(futures)
         raise
-    for batch, result in zip(batches, results, strict=True):
-        for place in batch.places:
-            found[place] = _fared(messages[place], result)
-    return found
+    return futures
+
+
+async def _results(futures: Sequence[asyncio.Future[Any]], ends_at: float) -> list[BaseException | None]:
+    """Return the error of each, None where it is confirmed; of those in time, though others are not."""
+    try:
+        if futures:
+            await asyncio.wait(futures, timeout=max(0.0, ends_at - time.monotonic()))
+        return [_result(future) for future in futures]
+    finally:
+        _forget(futures)
+
+
+def _result(future: asyncio.Future[Any]) -> BaseException | None:
+    if not future.done():
+        return TimeoutError("no answer in time")
+    return errors.KafkaConnectionError("cancelled") if future.cancelled() else future.exception()
+
+
+def _forget(futures: Sequence[asyncio.Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+        if not future.cancelled():
+            future.exception()
 
 
 @dataclass(slots=True, eq=False)
@@ -157,7 +205,9 @@ class _Batch:
         return True
 
 
-def _batches(producer: Any, messages: Sequence[Outgoing]) -> list[_Batch]:
+def _batches(
+    producer: Any, messages: Sequence[Outgoing], refused: Sequence[DeliveryError | None]
+) -> list[_Batch]:
     """Return the messages in batches: those of a key in its partition, others in any, a batch together.
 
     Built here, as the client's own way costs each message as much as all the rest of its delivery.
@@ -165,27 +215,31 @@ def _batches(producer: Any, messages: Sequence[Outgoing]) -> list[_Batch]:
     found: list[_Batch] = []
     filling: dict[tuple[str, int | None], _Batch] = {}
     for place, message in enumerate(messages):
-        topic, key = message.topic, None
-        partition = None
+        if refused[place] is not None:
+            continue
+        topic, key, partition = message.topic, None, None
         if message.key is not None:
-            key = message.key.encode("utf-8", "surrogatepass")
-            partition = _partition(producer, topic, key)
+            key = _bytes(message.key)
+            partition = _partition(producer.client.cluster, topic, key)
         batch = filling.get((topic, partition))
         if batch is not None and batch.takes(place, message, key):
             continue
-        chosen = _partition(producer, topic, None) if partition is None else partition
+        chosen = _partition(producer.client.cluster, topic, None) if partition is None else partition
         batch = filling[topic, partition] = _Batch(producer.create_batch(), topic, chosen, [])
         found.append(batch)
         batch.takes(place, message, key)
     return found
 
 
-def _partition(producer: Any, topic: str, key: bytes | None) -> int:
-    """Return the partition of a key, as Kafka's own clients do; without one, any."""
-    cluster = producer.client.cluster
+def _partition(cluster: Any, topic: str, key: bytes | None) -> int:
+    """Return the partition of a key, as Kafka's own clients do; without one, any that somebody leads."""
     every, led = cluster.partitions_for_topic(topic), cluster.available_partitions_for_topic(topic)
     found: int = _PARTITIONER(key, sorted(every), sorted(led))
     return found
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
 
 
 def _fared(message: Outgoing, result: Any) -> DeliveryError | None:

@@ -148,7 +148,11 @@ async def _talk(pool: Any, commands: Sequence[Sequence[bytes]]) -> list[Any]:
     connection = await pool.get_connection()
     try:
         await connection.send_packed_command(b"".join(map(_packed, commands)), check_health=False)
-        return [await _answer(connection) for _ in commands]
+        answers = [await _answer(connection) for _ in commands]
+        if any(isinstance(answer, errors.ReadOnlyError) for answer in answers):
+            # It was demoted, and its connections stay: behind its name there may be another by now.
+            await connection.disconnect(nowait=True)
+        return answers
     except BaseException:  # a cancellation too: whoever used it next would read what was meant for us
         await connection.disconnect(nowait=True)
         raise
