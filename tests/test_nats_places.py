@@ -23,10 +23,12 @@ from aevents import cloudevents, wire
 from aevents.answer import Answer, Receipt
 from aevents.errors import Refused, Unavailable
 from aevents.event import Message
+from aevents.transports import nats_source
 from aevents.transports.base import Brought, Destination, Transport, Wanted
 from aevents.transports.nats import NatsTransport
 from aevents.transports.nats_places import consumer_of
 from aevents.transports.rehearsal import Mailbox, an_event, outcome, rehearse, some_events
+from aevents.transports.sources import Held
 from tests import brokers
 
 Scenario = Callable[["Room"], Awaitable[None]]
@@ -283,6 +285,48 @@ def test_what_both_a_type_and_a_pattern_stand_for_comes_once() -> None:
             await mailbox.wait_for(4)
             await asyncio.sleep(_QUIET_S)
         assert types_of(mailbox) == ["audit-a", "audit-a", "audit-b", "audit-b"]
+
+    play(scenario)
+
+
+def test_a_pattern_that_is_new_to_a_service_brings_its_backlog_and_nothing_else() -> None:
+    async def scenario(room: Room) -> None:
+        await room.send(an_event("audit-a"), an_event("billing-a"))
+        before, after = Mailbox(), Mailbox()
+        async with room.listening(before, patterns=["audit-*"]):
+            await before.wait_for(1)
+            await asyncio.sleep(_QUIET_S)
+        async with room.listening(after, patterns=["audit-*", "billing-*"]):
+            await after.wait_for(1)
+            await asyncio.sleep(_QUIET_S)
+        assert (types_of(before), types_of(after)) == (["audit-a"], ["billing-a"])
+
+    play(scenario)
+
+
+def test_what_two_patterns_stand_for_comes_once() -> None:
+    async def scenario(room: Room) -> None:
+        mailbox = Mailbox()
+        async with room.listening(mailbox, patterns=["*-placed", "order-*"]):
+            await room.send(an_event("order-placed"), an_event("order-paid"), an_event("bid-placed"))
+            await mailbox.wait_for(3)
+            await asyncio.sleep(_QUIET_S)
+        assert types_of(mailbox) == ["bid-placed", "order-paid", "order-placed"]
+
+    play(scenario)
+
+
+def test_an_acknowledgement_that_nobody_confirms_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_source, "_CONFIRMED_S", 0.3)
+
+    async def scenario(room: Room) -> None:
+        nowhere = f"$JS.ACK.{room.stream}-gone.gone.1.1.1.1.0"
+        silent = await room.foreign.subscribe(nowhere)
+        source = await room.transport.open(room.destination, Wanted("orders", ("a",)))
+        with pytest.raises(Unavailable, match="not confirmed in time"):
+            await source.acknowledge([Held(an_event(), nowhere)])
+        await silent.next_msg(1)
+        await source.close()
 
     play(scenario)
 

@@ -1,4 +1,4 @@
-"""What has to be in JetStream: one stream for a prefix, one durable consumer for each group and type.
+"""What has to be in JetStream: one stream for a prefix, one consumer for each type and pattern of a group.
 
 What is missing is made; what is there stays as its operator has it, as long as it can serve.
 """
@@ -30,11 +30,10 @@ def stream_of(prefix: str) -> str:
     return prefix.removesuffix(".").replace(".", "_")
 
 
-def consumer_of(group: str, event_type: str | None) -> str:
-    """Return the name of a group's consumer for a type, or for patterns: legible, and its alone."""
-    word = "patterns" if event_type is None else topics.word_of(event_type)
-    digest = hashlib.blake2b(repr((group, event_type)).encode(), digest_size=5).hexdigest()
-    return f"{topics.word_of(group)[:80]}-{word[:80]}-{digest}"
+def consumer_of(group: str, wanted: str, *, is_pattern: bool = False) -> str:
+    """Return the name of a group's consumer for a type or a pattern: legible, and its alone."""
+    digest = hashlib.blake2b(repr((group, wanted, is_pattern)).encode(), digest_size=5).hexdigest()
+    return f"{topics.word_of(group)[:80]}-{topics.word_of(wanted)[:80]}-{digest}"
 
 
 async def require_stream(connection: Connection, prefix: str, options: Mapping[str, Any]) -> None:
@@ -79,7 +78,7 @@ async def require_consumers(
 async def types_from_before(connection: Connection, stream: str, prefix: str, wanted: Wanted) -> set[str]:
     """Return the types that a pattern stands for now, and that the group has consumers of their own for.
 
-    What waits there was acknowledged, unseen, at the one for patterns.
+    What waits there was acknowledged, unseen, at the pattern's.
     """
     found: set[str] = set()
     offset, total = 0, 1

@@ -1,8 +1,9 @@
 """What JetStream holds for one service: pulled from its durable consumers, and acknowledged there.
 
-There is a consumer for each type, so that a type that is new to a service brings what was sent of it before;
-and one for all patterns, where what is not wanted is acknowledged unseen. One request is open at each: for a
-single message where nothing comes, for a share of a batch where there is much.
+There is a consumer for each type and each pattern, so that one that is new to a service brings what was sent
+of it before, and replicas that do not know it yet let nothing of it go. At a pattern's comes everything, and
+what does not belong to it is acknowledged unseen. One request is open at each: for a single message where
+nothing comes, for a share of a batch where there is much.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from nats.aio.subscription import Subscription
 
 from aevents import cloudevents, wire
 from aevents.errors import Unavailable
-from aevents.event import Message
+from aevents.event import Message, pattern
 from aevents.transports import topics
 from aevents.transports.base import Wanted
 from aevents.transports.nats_connection import NO_RESPONDERS, Connection, Request, status_of
 from aevents.transports.nats_places import consumer_of, require_consumers, stream_of, types_from_before
-from aevents.transports.sources import Held, Source, is_wanted
+from aevents.transports.sources import Held, Source
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
+_CONFIRMED_S = 10.0  # until what was acknowledged is taken for lost
 _LOST_S = 5.0  # after that: the consumer is not there any more, and nobody said so
 _SOON_S, _GROWS, _MOST = 1.0, 8, 4096  # a request that is filled so soon lets the next one grow
 _NANOSECONDS = 1_000_000_000
@@ -38,7 +40,7 @@ _READ = frozenset(wire.HEADERS)
 @dataclass(slots=True, eq=False)
 class _Consumer:
     name: str
-    is_for_patterns: bool = False
+    pattern: str = ""  # empty where it is a type's
     wish: int = 1  # what to ask for, by what the last request brought
     open: int = 0  # what is still to come of the request that is open
     turn: int = 0
@@ -76,10 +78,10 @@ class NatsSource(Source):
         if self._wanted.patterns:
             self._types |= await types_from_before(connection, self._stream, self._prefix, self._wanted)
         filters = {consumer_of(group, each): topics.topic_of(each, self._prefix) for each in self._types}
-        if self._wanted.patterns:
-            filters[consumer_of(group, None)] = f"{self._prefix}>"
+        patterns = {consumer_of(group, each, is_pattern=True): each for each in self._wanted.patterns}
+        filters.update(dict.fromkeys(patterns, f"{self._prefix}>"))
         ack_wait_s = await require_consumers(connection, self._stream, filters, ack_wait_s)
-        self._order = [_Consumer(name, where.endswith(">")) for name, where in filters.items()]
+        self._order = [_Consumer(name, patterns.get(name, "")) for name in filters]
         self._consumers = {each.name: each for each in self._order}
         connection.when_lost = self._has_changed.set
         self._subscription = await connection.subscribe(f"{connection.inbox}.pull.*.*", self._on_message)
@@ -167,7 +169,7 @@ class NatsSource(Source):
         name, delivered = _parts(message.reply)
         consumer = self._consumers[name]
         consumer.took_one()
-        if consumer.is_for_patterns and not self._is_wanted(message.subject):
+        if consumer.pattern and not self._belongs(message.subject, consumer.pattern):
             await self._connection.send(message.reply)
         else:
             self._given_out[message.reply] = None
@@ -186,11 +188,12 @@ class NatsSource(Source):
                 consumer.rests_until = time.monotonic() + 1.0
         self._has_changed.set()
 
-    def _is_wanted(self, subject: str) -> bool:
+    def _belongs(self, subject: str, to: str) -> bool:
+        """Tell whether a message is to be taken at this pattern's consumer, the first that it matches."""
         event_type = topics.type_of(subject, self._prefix)
-        return (
-            event_type is not None and event_type not in self._types and is_wanted(event_type, self._wanted)
-        )
+        if event_type is None or event_type in self._types:
+            return False
+        return next((each for each in self._wanted.patterns if pattern(each).fullmatch(event_type)), "") == to
 
     # What becomes of it
 
@@ -203,7 +206,12 @@ class NatsSource(Source):
         for place in places:
             if last[_parts(place)[0]] != place:
                 await self._connection.send(place, said)
-        if None in await self._connection.ask([Request(place, said) for place in last.values()]):
+        try:
+            async with asyncio.timeout(_CONFIRMED_S):
+                answers = await self._connection.ask([Request(place, said) for place in last.values()])
+        except TimeoutError as error:  # the consumer moved to another server, which knows nothing of these
+            raise Unavailable("what was acknowledged is not confirmed in time", timed_out=True) from error
+        if None in answers:
             raise self._connection.error()
 
     async def _keep_all(self, every_s: float) -> None:
