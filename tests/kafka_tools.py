@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import struct
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.record.util import calc_crc32c
 
 from aevents import wire
 from aevents.answer import Answer, Receipt
@@ -128,6 +130,20 @@ def number_of(message: Message) -> int:
     """Return the number that `some_events` has given it."""
     number: int = wire.decode(message).payload["n"]
     return number
+
+
+async def unreadable(producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+    """Write a record with a header whose name is not UTF-8, which no client in Python can read."""
+    batch = producer.create_batch()
+    batch.append(timestamp=None, key=None, value=b"{}", headers=[("name", b"")])
+    written = bytearray(batch._build())
+    at = written.index(b"name")
+    written[at : at + 4] = b"\xff\xfe\xfd\xfc"
+    struct.pack_into(
+        ">I", written, 17, calc_crc32c(bytes(written[21:]))
+    )  # where Kafka has a batch's checksum
+    batch._buffer = bytes(written)
+    await (await producer.send_batch(batch, topic, partition=partition))
 
 
 async def until(is_so: Callable[[], Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import re
 import ssl
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ pytest.importorskip("aiokafka", reason="needs aiokafka, the extra aevents[kafka]
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.partitioner import DefaultPartitioner
 
 from aevents.answer import Answer, Receipt
 from aevents.errors import Refused, Unavailable
+from aevents.event import Event
 from aevents.transports import kafka_source, topics
 from aevents.transports.base import Brought, Destination, Transport, Wanted
 from aevents.transports.contract_of_brokers import BrokerContract
@@ -38,6 +41,7 @@ from tests.kafka_tools import (
     send_at_last,
     start_replica,
     taking,
+    unreadable,
     until,
 )
 from tests.own_kafka import OwnKafka
@@ -49,6 +53,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnKafka]:
     broker.start()
     yield broker
     broker.kill()
+
+
+def _key(event: Event) -> bytes:
+    return (event.key or "").encode()
 
 
 class TestKafka(BrokerContract):
@@ -168,6 +176,30 @@ class TestKafka(BrokerContract):
             }
             assert [each for each in found if each not in refused] == [Receipt()] * (65 - len(refused))
             assert found[60:] == [Receipt()] * 5
+
+        self.run(scenario)
+
+    def test_what_cannot_be_read_holds_up_nothing_but_its_partition(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def scenario(transport: Transport) -> None:
+            events = [dataclasses.replace(each, key=f"k{n}") for n, each in enumerate(some_events(60))]
+            topic, mailbox, every = topics.topic_of("order-placed", self.prefix), Mailbox(), list(range(6))
+            await transport.send_batch(self.destination, events)
+            async with producer_at(self.url) as producer:
+                await unreadable(producer, topic, 0)
+            await transport.send_batch(self.destination, events)
+            # What comes after it in its own partition waits, and nothing else does
+            expected = Counter(
+                {each.id: 2 if DefaultPartitioner()(_key(each), every, every) else 1 for each in events}
+            )
+            assert 60 < expected.total() < 120
+            async with self.serving(mailbox):
+                come = await mailbox.wait_for(expected.total())
+                await until(lambda: "held back" in caplog.text)
+            assert Counter(message.headers["webhook-id"] for message in come) == expected
+            (told,) = [record.getMessage() for record in caplog.records if "held back" in record.message]
+            assert told.startswith(f"Partition 0 of {topic} is held back, nothing of it is lost: ")
 
         self.run(scenario)
 

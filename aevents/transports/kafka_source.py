@@ -25,6 +25,7 @@ from aevents.settings import conf
 from aevents.transports import topics
 from aevents.transports.base import Wanted
 from aevents.transports.bindings import as_http
+from aevents.transports.kafka_reader import Reader
 from aevents.transports.sources import Held, Source
 
 ATTRIBUTES = "ce_"
@@ -130,6 +131,7 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         self._consumer = consumer
         self._names = names
         self._seen: set[str] = set()
+        self._reader = Reader(consumer)
         self._looks_at = 0.0
         self._partitions: dict[Any, _Partition] = {}
         self._settled = asyncio.Event()
@@ -140,16 +142,20 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         watch(consumer._client, self._lose)
 
     async def fetch(self, at_most: int) -> Sequence[Held]:
-        self._require_life()
-        try:
+        held: list[Held] = []
+        ends = time.monotonic() + _POLL_S
+        with contextlib.suppress(TimeoutError):
             # The client by itself waits for as long as the group is being shared anew.
             async with asyncio.timeout(2 * _POLL_S):
-                found = await self._consumer.getmany(timeout_ms=int(1000 * _POLL_S), max_records=at_most)
-        except TimeoutError:
-            return []
-        held = [self._partition(place).give(each) for place, records in found.items() for each in records]
-        if held:
-            self._settled.clear()
+                while True:
+                    self._require_life()
+                    async for place, record in self._reader.read(at_most):
+                        self._settled.clear()
+                        held.append(self._partition(place).give(record))
+                    wait_s = ends - time.monotonic()
+                    if held or wait_s <= 0:
+                        break
+                    await self._reader.wait(wait_s)
         return held
 
     async def acknowledge(self, held: Sequence[Held]) -> None:
