@@ -18,10 +18,13 @@ from aevents.answer import Answer
 from aevents.dispatcher import Handled, Started
 from aevents.event import Event
 from aevents.keeper import keeper
+from aevents.loops import start_task
 from aevents.settings import conf
 from aevents.subscriptions import handlers_of
 
 AT_ONCE = 64
+_CONCLUDED_S = 10.0  # a little more than the store is waited for
+_under_way: set[asyncio.Task[Answer]] = set()  # loops hold tasks weakly
 
 
 async def take_in_all(events: Sequence[Event], is_first: Sequence[bool] = ()) -> list[Answer]:
@@ -117,10 +120,28 @@ async def _run_all(events: Sequence[Event]) -> list[Answer]:
             owed.append((place, inbox.concluded(event, tasks)))
         else:
             answers.append(replies.of_handlers(event, [task.result() for task in tasks.values()]))
-    concluded = await asyncio.gather(*[work for _, work in owed])
-    for (place, _), found in zip(owed, concluded, strict=True):
+    for place, found in await _concluded([(place, events[place], work) for place, work in owed]):
         answers[place] = found
     return [found for found in answers if found is not None]
+
+
+async def _concluded(
+    owed: Sequence[tuple[int, Event, Coroutine[Any, Any, Answer]]],
+) -> list[tuple[int, Answer]]:
+    """Return the answers, in the time that storing may take: a handler that lasts holds up no other event.
+
+    Where the store is away too, its event is given back, comes again, joins the run, and may be stored then.
+    """
+    tasks = [start_task(work) for _, _, work in owed]
+    for task in tasks:
+        _under_way.add(task)
+        task.add_done_callback(_under_way.discard)
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CONCLUDED_S)
+    return [
+        (place, task.result() if task.done() else replies.given_back(event, "it takes long"))
+        for (place, event, _), task in zip(owed, tasks, strict=True)
+    ]
 
 
 class _Crew:

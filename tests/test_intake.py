@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aevents import batch, current_event, intake, subscribe_to, wire
+from aevents import batch, current_event, inbox, intake, subscribe_to, wire
 from aevents.answer import Answer
 from aevents.errors import Again
 from aevents.event import Event, Message, new_id
@@ -298,3 +298,35 @@ class TestWithAStore:
 
         assert verdicts(answer) == {event.id: 503 for event in sent}
         assert {each["retry_after_s"] for each in answer.content["events"]} == {1.0}
+
+    async def test_a_handler_that_lasts_while_nothing_can_be_stored_holds_up_no_other_event(
+        self, settings: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(entries: Any) -> Any:
+            raise ValueError("no such luck")
+
+        monkeypatch.setattr(inbox.store, "add", broken)
+        monkeypatch.setattr(intake, "_CONCLUDED_S", 0.3)
+        self.set(settings, STORE="default", LIMITS={"ANSWER_S": 0.1})
+        may_end, calls = asyncio.Event(), 0
+
+        async def handler(payload: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if payload["n"] == 0:
+                await may_end.wait()
+
+        subscribe_to("noted", handler, name="handler")
+        sent = events(3)
+
+        with caplog.at_level(logging.CRITICAL, "aevents"):
+            async with asyncio.timeout(30):
+                answer = await received(sent)
+
+            # It comes again, and joins the run
+            assert verdicts(answer) == {sent[0].id: 503}
+            again = asyncio.create_task(receive(wire.encode(sent[0]), peer="", at_home=True))
+            await asyncio.sleep(0.05)
+            may_end.set()
+            assert (await again).status == 200
+        assert calls == 3

@@ -46,7 +46,7 @@ _WAIT_S = 1.0
 _GRACE_S = 5.0  # for goodbyes
 _BIND_EVERY_S = 60.0  # lest somebody deleted the exchange or a binding, of which no consumer is told
 _PASS_ON_AFTER_S = 0.1
-_PASSES = 50  # among all replicas, until it is certain that none wants it
+_PASSES = 150  # among all replicas, until it is certain that none wants it: one new among ten old ones has it
 _logger = logging.getLogger("aevents")
 
 
@@ -163,11 +163,11 @@ class RabbitSource(Source):
             await self._channel.basic_nack(tag, requeue=True, wait=False)
         else:
             _logger.warning(
-                "The queue %s is bound to %s, which no replica wants: an event is forgotten (see UNBIND).",
+                "The queue %s is bound to %s, which no replica wants: an event is rejected (see UNBIND).",
                 self._queue,
                 topic,
             )
-            await self._channel.basic_ack(tag, wait=False)
+            await self._channel.basic_nack(tag, requeue=False, wait=False)
         del self._given[tag]
 
 
