@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 import nats.errors as errors
@@ -40,7 +41,15 @@ class Client(client.Client):
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if not lines.count("\r") == lines.count("\n") == len(headers):
             raise errors.BadHeaderError("a line break")
-        await self._send_command(hpub_cmd(subject, reply, f"NATS/1.0\r\n{lines}\r\n".encode(), payload))
+        await self._go(hpub_cmd(subject, reply, f"NATS/1.0\r\n{lines}\r\n".encode(), payload))
+
+    async def publish_to_each(self, subjects: Sequence[str], payload: bytes) -> None:
+        """Publish the same at each of these subjects. They are not looked at: the server has named them."""
+        said = b" %d\r\n%b\r\n" % (len(payload), payload)
+        await self._go(b"".join([b"PUB %b%b" % (each.encode(), said) for each in subjects]))
+
+    async def _go(self, command: bytes) -> None:
+        await self._send_command(command)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import math
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -167,11 +167,20 @@ class Connection:
 
     async def send(self, subject: str, body: bytes = b"", reply: str = "", headers: Any = None) -> None:
         """Send one message; raises `Unavailable` where the connection is lost."""
+        await self._sent(self._client.publish(subject, body, reply, headers))
+
+    async def send_to_each(self, subjects: Sequence[str], body: bytes) -> None:
+        """Send the same to each of these, which the server has named; raises `Unavailable` as `send` does."""
+        if subjects:
+            await self._sent(self._client.publish_to_each(subjects, body))
+
+    async def _sent(self, sending: Coroutine[Any, Any, None]) -> None:
         if self.is_lost:
+            sending.close()
             raise self.error()
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         cancelled = task.cancelling()
-        await self._client.publish(subject, body, reply, headers)
+        await sending
         if task.cancelling() > cancelled:  # nats-py keeps it to itself when it waits for the socket
             raise asyncio.CancelledError
 

@@ -203,9 +203,8 @@ class NatsSource(Source):
             self._given_out.pop(place, None)
         # A consumer hears one after the other: once it confirms the last, it has heard them all.
         last = {_parts(place)[0]: place for place in places}
-        for place in places:
-            if last[_parts(place)[0]] != place:
-                await self._connection.send(place, said)
+        lasts = {*last.values()}
+        await self._connection.send_to_each([place for place in places if place not in lasts], said)
         try:
             async with asyncio.timeout(_CONFIRMED_S):
                 answers = await self._connection.ask([Request(place, said) for place in last.values()])
@@ -218,8 +217,7 @@ class NatsSource(Source):
         try:
             while True:
                 await asyncio.sleep(every_s)
-                for place in list(self._given_out):
-                    await self._connection.send(place, _IN_PROGRESS)
+                await self._connection.send_to_each(list(self._given_out), _IN_PROGRESS)
         except Exception as error:
             self._fail(error)
 
