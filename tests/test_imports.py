@@ -37,7 +37,7 @@ ROAD = """
     transports/rabbitmq_queue  transports/kafka_producer  transports/nats_source
     transports/redis_streams  transports/kafka_source  transports/nats_places  transports/tcp_server
     transports/rehearsal  transports/nats_connection  transports/tcp_caller  transports/tcp_client
-    transports/kafka_reader
+    transports/kafka_reader  transports/kafka_batches
     transports/broker
     transports/sources  transports/bindings  transports/frames
     outcomes  shipment  upkeep

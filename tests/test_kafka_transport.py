@@ -7,15 +7,16 @@ import dataclasses
 import re
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 pytest.importorskip("aiokafka", reason="needs aiokafka, the extra aevents[kafka]")
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, errors
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -26,9 +27,10 @@ from aevents.transports import kafka_source, topics
 from aevents.transports.base import Brought, Destination, Transport, Wanted
 from aevents.transports.contract_of_brokers import BrokerContract
 from aevents.transports.kafka import KafkaTransport
-from aevents.transports.kafka_source import pattern_of
+from aevents.transports.kafka_reader import Reader
+from aevents.transports.kafka_source import KafkaSource, pattern_of
 from aevents.transports.rehearsal import Mailbox, an_event, outcome, some_events
-from aevents.transports.sources import is_wanted
+from aevents.transports.sources import Held, is_wanted
 from tests.kafka_tools import (
     address_in,
     admin_at,
@@ -200,6 +202,50 @@ class TestKafka(BrokerContract):
             assert Counter(message.headers["webhook-id"] for message in come) == expected
             (told,) = [record.getMessage() for record in caplog.records if "held back" in record.message]
             assert told.startswith(f"Partition 0 of {topic} is held back, nothing of it is lost: ")
+
+        self.run(scenario)
+
+    def test_what_the_broker_objects_to_is_told_after_what_others_have_given(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read = Reader.read
+
+        async def objecting(reader: Reader, at_most: int) -> AsyncIterator[tuple[Any, Any]]:
+            is_any = False
+            async for each in read(reader, at_most):
+                is_any = True
+                yield each
+            if is_any:
+                raise errors.TopicAuthorizationFailedError("another")
+
+        async def scenario(transport: Transport) -> None:
+            assert isinstance(transport, KafkaTransport)
+            await transport.send_batch(self.destination, some_events(5))
+            source = await transport.open(self.destination, Wanted("orders", ("order-placed",)))
+            monkeypatch.setattr(Reader, "read", objecting)
+            held: list[Held] = []
+            while not held:
+                held += await source.fetch(10)
+            assert len(held) == 5
+            for _ in range(2):
+                with pytest.raises(errors.TopicAuthorizationFailedError):
+                    await source.fetch(10)
+            await source.close()
+
+        self.run(scenario)
+
+    def test_what_the_group_objects_to_is_told_though_no_partition_is_ours(self) -> None:
+        async def scenario(transport: Transport) -> None:
+            assert isinstance(transport, KafkaTransport)
+            source = await transport.open(self.destination, Wanted("orders", ("nothing-is-there",)))
+            assert isinstance(source, KafkaSource)
+            source._consumer.unsubscribe()
+            assert await source.fetch(1) == []
+            source._consumer._coordinator._pending_exception = errors.GroupAuthorizationFailedError("orders")
+            source._consumer._coordinator._error_consumed_fut = asyncio.get_running_loop().create_future()
+            with pytest.raises(errors.GroupAuthorizationFailedError):
+                await source.fetch(1)
+            await source.close()
 
         self.run(scenario)
 

@@ -316,6 +316,23 @@ def test_what_two_patterns_stand_for_comes_once() -> None:
     play(scenario)
 
 
+def test_what_waits_for_a_pattern_of_another_version_comes_to_this_one() -> None:
+    async def scenario(room: Room) -> None:
+        refusing, after = Mailbox(Answer(503, {})), Mailbox()
+        async with room.listening(refusing, patterns=["*-placed", "order-*"]):
+            await room.send(an_event("order-placed"), an_event("bid-placed"))
+            await refusing.wait_for(2)
+            await asyncio.sleep(_QUIET_S)  # the consumer of the other pattern has had it, and has let it go
+        async with room.listening(after, patterns=["order-*"]):
+            await after.wait_for(1)
+            await room.send(an_event("order-placed"))
+            await after.wait_for(2)
+            await asyncio.sleep(_QUIET_S)
+        assert types_of(after) == ["order-placed", "order-placed"]
+
+    play(scenario)
+
+
 def test_an_acknowledgement_that_nobody_confirms_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_source, "_CONFIRMED_S", 0.3)
 

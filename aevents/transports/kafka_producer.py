@@ -9,24 +9,21 @@ import asyncio
 import contextlib
 import functools
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, errors
-from aiokafka.partitioner import DefaultPartitioner
 
 from aevents.errors import DeliveryError, Refused, Unavailable
 from aevents.settings import conf
-from aevents.transports.bindings import plain
 from aevents.transports.broker import Outgoing, text_of
-from aevents.transports.kafka_source import ATTRIBUTES, cut, watch
+from aevents.transports.kafka_batches import BATCH_BYTES, Batch, batches_of, without_a_leader
+from aevents.transports.kafka_source import cut, watch
 
-_BATCH_BYTES = 64 * 1024  # of one partition's messages; no broker's limit is below it
 _LARGEST_BYTES = 2**30  # what is too large is the broker's to say
 _CUT_EVERY_S = 0.2
 _OF_THE_ATTEMPT = 0.9  # of its time: then what is confirmed is told, though not all is
-_PARTITIONER = DefaultPartitioner()
 Settings = dict[str, Any]
 
 
@@ -48,7 +45,8 @@ class Publisher:
         self._make_topics = make_topics
         self._producer: Any = None
         self._settings: Settings = {}
-        self._in_turn = asyncio.Lock()
+        self._starting = asyncio.Lock()
+        self._in_turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._endings: set[asyncio.Task[None]] = set()
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
@@ -56,11 +54,16 @@ class Publisher:
         ends_at = time.monotonic() + _OF_THE_ATTEMPT * conf().LIMITS.ATTEMPT_S
         producer, is_well = None, True
         try:
-            async with self._in_turn:  # or what comes later might overtake, with the same key
+            async with contextlib.AsyncExitStack() as stack:
+                topics = {message.topic for message in messages}
+                for topic in sorted(topics):  # or what comes later might overtake, with the same key
+                    await stack.enter_async_context(self._in_turn[topic])
+                if time.monotonic() >= ends_at:
+                    raise TimeoutError("it was not its turn in time")
                 producer = await self._started()
-                await self._know_topics(producer, {message.topic for message in messages})
-                found = await _without_a_leader(producer.client, messages)
-                batches = _batches(producer, messages, found)
+                await self._know_topics(producer, topics)
+                found = await without_a_leader(producer.client, messages)
+                batches = batches_of(producer, messages, found)
                 futures = await _handed_over(producer, batches)
             for batch, result in zip(batches, await _results(futures, ends_at), strict=True):
                 is_well = is_well and result is None
@@ -82,24 +85,28 @@ class Publisher:
             await asyncio.wait(self._endings)
 
     async def _started(self) -> Any:
-        if self._producer is None:
-            self._settings = await self._find_settings()
-            producer = AIOKafkaProducer(
-                **self._settings,
-                acks="all",
-                enable_idempotence=True,
-                max_batch_size=_BATCH_BYTES,
-                max_request_size=_LARGEST_BYTES,
-                request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
-            )
-            watch(producer.client, functools.partial(self._throw_away, producer))
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
-        return self._producer
+        async with self._starting:
+            if self._producer is None:
+                self._producer = await self._new()
+            return self._producer
+
+    async def _new(self) -> Any:
+        self._settings = await self._find_settings()
+        producer = AIOKafkaProducer(
+            **self._settings,
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=_LARGEST_BYTES,
+            request_timeout_ms=int(1000 * conf().LIMITS.ATTEMPT_S),
+        )
+        watch(producer.client, functools.partial(self._throw_away, producer))
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
 
     async def _know_topics(self, producer: Any, names: set[str]) -> None:
         # With no topics of its own the client asks for all, and so makes none: see `make_topics`.
@@ -125,30 +132,7 @@ class Publisher:
         ending.add_done_callback(self._endings.discard)
 
 
-async def _without_a_leader(client: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
-    """Return an error for each whose partition nobody leads now: it would hold up what goes beside it."""
-    found = _leaderless(client.cluster, messages)
-    if any(found):
-        await client.force_metadata_update()
-        found = _leaderless(client.cluster, messages)
-    return found
-
-
-def _leaderless(cluster: Any, messages: Sequence[Outgoing]) -> list[DeliveryError | None]:
-    found: list[DeliveryError | None] = [None] * len(messages)
-    for topic in {message.topic for message in messages}:
-        led = cluster.available_partitions_for_topic(topic)
-        if len(led) == len(cluster.partitions_for_topic(topic)):  # the rule
-            continue
-        for place, message in enumerate(messages):
-            if message.topic == topic and not (
-                led if message.key is None else _partition(cluster, topic, _bytes(message.key)) in led
-            ):
-                found[place] = Unavailable(f"nobody leads the partition of {topic} now")
-    return found
-
-
-async def _handed_over(producer: Any, batches: Sequence[_Batch]) -> list[asyncio.Future[Any]]:
+async def _handed_over(producer: Any, batches: Sequence[Batch]) -> list[asyncio.Future[Any]]:
     futures: list[asyncio.Future[Any]] = []
     try:
         for each in batches:
@@ -183,70 +167,11 @@ def _forget(futures: Sequence[asyncio.Future[Any]]) -> None:
             future.exception()
 
 
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """What one partition is sent at once; `places` are those of its messages among all of them."""
-
-    builder: Any
-    topic: str
-    partition: int
-    places: list[int]
-
-    def takes(self, place: int, message: Outgoing, key: bytes | None) -> bool:
-        """Add the message, unless it is full; a message of any size is taken by one that is empty."""
-        headers = [
-            (name, text.encode("utf-8", "surrogatepass"))
-            for name, text in plain(message.headers, ATTRIBUTES).items()
-        ]
-        added = self.builder.append(timestamp=None, key=key, value=message.body, headers=headers)
-        if added is None:
-            return False
-        self.places.append(place)
-        return True
-
-
-def _batches(
-    producer: Any, messages: Sequence[Outgoing], refused: Sequence[DeliveryError | None]
-) -> list[_Batch]:
-    """Return the messages in batches: those of a key in its partition, others in any, a batch together.
-
-    Built here, as the client's own way costs each message as much as all the rest of its delivery.
-    """
-    found: list[_Batch] = []
-    filling: dict[tuple[str, int | None], _Batch] = {}
-    for place, message in enumerate(messages):
-        if refused[place] is not None:
-            continue
-        topic, key, partition = message.topic, None, None
-        if message.key is not None:
-            key = _bytes(message.key)
-            partition = _partition(producer.client.cluster, topic, key)
-        batch = filling.get((topic, partition))
-        if batch is not None and batch.takes(place, message, key):
-            continue
-        chosen = _partition(producer.client.cluster, topic, None) if partition is None else partition
-        batch = filling[topic, partition] = _Batch(producer.create_batch(), topic, chosen, [])
-        found.append(batch)
-        batch.takes(place, message, key)
-    return found
-
-
-def _partition(cluster: Any, topic: str, key: bytes | None) -> int:
-    """Return the partition of a key, as Kafka's own clients do; without one, any that somebody leads."""
-    every, led = cluster.partitions_for_topic(topic), cluster.available_partitions_for_topic(topic)
-    found: int = _PARTITIONER(key, sorted(every), sorted(led))
-    return found
-
-
-def _bytes(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
-
-
 def _fared(message: Outgoing, result: Any) -> DeliveryError | None:
     if not isinstance(result, BaseException):
         return None
     is_size = isinstance(result, (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError))
-    if is_size and len(message.body) >= _BATCH_BYTES:  # so that it was alone
+    if is_size and len(message.body) >= BATCH_BYTES:  # so that it was alone
         return Refused(f"the broker takes no message of {len(message.body)} bytes: {text_of(result)}")
     return said(result)
 

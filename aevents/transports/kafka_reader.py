@@ -32,6 +32,7 @@ class Reader:
 
     async def read(self, at_most: int) -> AsyncIterator[tuple[Any, Any]]:
         """Yield partitions and records that are here; each time another partition comes first."""
+        self._consumer._coordinator.check_errors()  # which nobody is told of while no partition is ours
         places = sorted(self._consumer.assignment())
         self._turn += 1
         first = self._turn % max(1, len(places))
@@ -89,4 +90,4 @@ def _is_about_a_record(error: Exception) -> bool:
     """Tell whether the client could not read what a partition has, be it what it may."""
     if isinstance(error, (errors.UnsupportedCodecError, errors.CorruptRecordException)):
         return True
-    return not isinstance(error, (errors.KafkaError, errors.ConsumerStoppedError, OSError))
+    return not isinstance(error, (errors.KafkaError, errors.ConsumerStoppedError))

@@ -25,10 +25,10 @@ from aevents.settings import conf
 from aevents.transports import topics
 from aevents.transports.base import Wanted
 from aevents.transports.bindings import as_http
+from aevents.transports.kafka_batches import ATTRIBUTES
 from aevents.transports.kafka_reader import Reader
 from aevents.transports.sources import Held, Source
 
-ATTRIBUTES = "ce_"
 _POLL_S = 1.0
 _LOOK_EVERY_S = 1.0
 _HAND_OVER_S = 10.0  # for what is being taken, before its partition goes to another
@@ -132,6 +132,7 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         self._names = names
         self._seen: set[str] = set()
         self._reader = Reader(consumer)
+        self._objection: Exception | None = None
         self._looks_at = 0.0
         self._partitions: dict[Any, _Partition] = {}
         self._settled = asyncio.Event()
@@ -142,6 +143,8 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
         watch(consumer._client, self._lose)
 
     async def fetch(self, at_most: int) -> Sequence[Held]:
+        if self._objection is not None:
+            raise self._objection
         held: list[Held] = []
         ends = time.monotonic() + _POLL_S
         with contextlib.suppress(TimeoutError):
@@ -149,14 +152,22 @@ class KafkaSource(ConsumerRebalanceListener, Source):  # type: ignore[misc]
             async with asyncio.timeout(2 * _POLL_S):
                 while True:
                     self._require_life()
-                    async for place, record in self._reader.read(at_most):
-                        self._settled.clear()
-                        held.append(self._partition(place).give(record))
+                    await self._read_into(held, at_most)
                     wait_s = ends - time.monotonic()
                     if held or wait_s <= 0:
                         break
                     await self._reader.wait(wait_s)
         return held
+
+    async def _read_into(self, held: list[Held], at_most: int) -> None:
+        try:
+            async for place, record in self._reader.read(at_most):
+                self._settled.clear()
+                held.append(self._partition(place).give(record))
+        except Exception as error:
+            if not held:
+                raise
+            self._objection = error  # to one partition; what the others have given comes first
 
     async def acknowledge(self, held: Sequence[Held]) -> None:
         reached: dict[Any, Any] = {}

@@ -53,9 +53,13 @@ async def require_stream(connection: Connection, prefix: str, options: Mapping[s
 
 
 async def require_consumers(
-    connection: Connection, stream: str, filters: Mapping[str, str], ack_wait_s: float
+    connection: Connection,
+    stream: str,
+    filters: Mapping[str, str],
+    patterns: Mapping[str, str],
+    ack_wait_s: float,
 ) -> float:
-    """Make those that are missing, each at the oldest message.
+    """Make those that are missing, each at the oldest message. `patterns`: whose consumers some of them are.
 
     Returns after how long the quickest of them gives what is not acknowledged to another.
     """
@@ -66,7 +70,10 @@ async def require_consumers(
         *(
             (
                 f"CONSUMER.DURABLE.CREATE.{stream}.{name}",
-                {"stream_name": stream, "config": _consumer(name, filters[name], ack_wait_s)},
+                {
+                    "stream_name": stream,
+                    "config": _consumer(name, filters[name], patterns.get(name, ""), ack_wait_s),
+                },
             )
             for name in missing
         )
@@ -75,12 +82,16 @@ async def require_consumers(
     return min([ack_wait_s, *(_ack_wait_s(name, filters[name], info) for name, info in found.items())])
 
 
-async def types_from_before(connection: Connection, stream: str, prefix: str, wanted: Wanted) -> set[str]:
-    """Return the types that a pattern stands for now, and that the group has consumers of their own for.
+async def from_before(
+    connection: Connection, stream: str, prefix: str, wanted: Wanted
+) -> tuple[set[str], set[str]]:
+    """Return types that a pattern stands for now and that the group has consumers of their own for; and the
+    patterns of another version of it, where something waits.
 
-    What waits there was acknowledged, unseen, at the pattern's.
+    What waits there was acknowledged, unseen, at the consumer of a pattern that is wanted.
     """
-    found: set[str] = set()
+    types: set[str] = set()
+    patterns: set[str] = set()
     offset, total = 0, 1
     while offset < total:
         (page,) = await connection.api((f"CONSUMER.LIST.{stream}", {"offset": offset}))
@@ -94,9 +105,14 @@ async def types_from_before(connection: Connection, stream: str, prefix: str, wa
                 and info["name"] == consumer_of(wanted.group, event_type)
                 and is_wanted(event_type, wanted)
             ):
-                found.add(event_type)
+                types.add(event_type)
+            pattern = info["config"].get("description", "")
+            if info["name"] == consumer_of(wanted.group, pattern, is_pattern=True) and (
+                info.get("num_pending") or info.get("num_ack_pending")
+            ):
+                patterns.add(pattern)
         offset, total = offset + len(infos), page.get("total", 0) if infos else 0
-    return found
+    return types, patterns
 
 
 def objection(what: str, said: Mapping[str, Any]) -> DeliveryError:
@@ -127,9 +143,10 @@ def _stream(name: str, prefix: str, options: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _consumer(name: str, filter_subject: str, ack_wait_s: float) -> dict[str, Any]:
+def _consumer(name: str, filter_subject: str, pattern: str, ack_wait_s: float) -> dict[str, Any]:
     return {
         "durable_name": name,
+        "description": pattern,
         "filter_subject": filter_subject,
         "deliver_policy": "all",
         "replay_policy": "instant",

@@ -24,8 +24,8 @@ from aevents.event import Message, pattern
 from aevents.transports import topics
 from aevents.transports.base import Wanted
 from aevents.transports.nats_connection import NO_RESPONDERS, Connection, Request, status_of
-from aevents.transports.nats_places import consumer_of, require_consumers, stream_of, types_from_before
-from aevents.transports.sources import Held, Source
+from aevents.transports.nats_places import consumer_of, from_before, require_consumers, stream_of
+from aevents.transports.sources import Held, Source, is_wanted
 
 _WAIT_S = 1.0
 _EXPIRES_S = 10.0  # until a request that found nothing is made again
@@ -63,6 +63,7 @@ class NatsSource(Source):
         self._prefix = prefix
         self._wanted = wanted
         self._types: set[str] = set(wanted.types)
+        self._patterns: list[str] = []  # of other versions, too
         self._consumers: dict[str, _Consumer] = {}
         self._order: list[_Consumer] = []
         self._come: deque[Held] = deque()
@@ -75,13 +76,17 @@ class NatsSource(Source):
     async def begin(self, ack_wait_s: float) -> None:
         """Make the consumers that are not there, and begin to listen."""
         connection, group = self._connection, self._wanted.group
+        every = {*self._wanted.patterns}
         if self._wanted.patterns:
-            self._types |= await types_from_before(connection, self._stream, self._prefix, self._wanted)
+            types, patterns = await from_before(connection, self._stream, self._prefix, self._wanted)
+            self._types |= types
+            every |= patterns
+        self._patterns = sorted(every)
         filters = {consumer_of(group, each): topics.topic_of(each, self._prefix) for each in self._types}
-        patterns = {consumer_of(group, each, is_pattern=True): each for each in self._wanted.patterns}
-        filters.update(dict.fromkeys(patterns, f"{self._prefix}>"))
-        ack_wait_s = await require_consumers(connection, self._stream, filters, ack_wait_s)
-        self._order = [_Consumer(name, patterns.get(name, "")) for name in filters]
+        named = {consumer_of(group, each, is_pattern=True): each for each in self._patterns}
+        filters.update(dict.fromkeys(named, f"{self._prefix}>"))
+        ack_wait_s = await require_consumers(connection, self._stream, filters, named, ack_wait_s)
+        self._order = [_Consumer(name, named.get(name, "")) for name in filters]
         self._consumers = {each.name: each for each in self._order}
         connection.when_lost = self._has_changed.set
         self._subscription = await connection.subscribe(f"{connection.inbox}.pull.*.*", self._on_message)
@@ -191,9 +196,9 @@ class NatsSource(Source):
     def _belongs(self, subject: str, to: str) -> bool:
         """Tell whether a message is to be taken at this pattern's consumer, the first that it matches."""
         event_type = topics.type_of(subject, self._prefix)
-        if event_type is None or event_type in self._types:
+        if event_type is None or event_type in self._types or not is_wanted(event_type, self._wanted):
             return False
-        return next((each for each in self._wanted.patterns if pattern(each).fullmatch(event_type)), "") == to
+        return next(each for each in self._patterns if pattern(each).fullmatch(event_type)) == to
 
     # What becomes of it
 
