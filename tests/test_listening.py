@@ -24,6 +24,8 @@ from tests.workers import WITHIN_S, Worker, is_empty, rows
 
 pytest.importorskip("redis", reason="needs redis-py, the extra aevents[redis]")
 
+from redis import Redis
+
 from aevents.transports.redis import RedisTransport
 
 pytestmark = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
@@ -37,8 +39,12 @@ def _closed(store: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"t{uuid.uuid4().hex[:10]}."
+def prefix() -> Iterator[str]:
+    found = f"t{uuid.uuid4().hex[:10]}."
+    yield found
+    with Redis.from_url(brokers.address("redis")) as redis:
+        for key in redis.scan_iter(match=f"{found}*"):
+            redis.delete(key)
 
 
 @pytest.fixture
