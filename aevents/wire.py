@@ -118,12 +118,8 @@ def decode(message: Message) -> Event:
 
 def media_type(headers: Mapping[str, str]) -> str:
     """Return the type of the body, without its parameters; empty where the headers name none."""
-    return _without_parameters(headers.get("content-type", ""))
-
-
-@functools.lru_cache(256)  # asked of each message, and there are few
-def _without_parameters(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+    content_type = headers.get("content-type", "")
+    return JSON if content_type == JSON else content_type.partition(";")[0].strip().lower()
 
 
 def require_media_type(headers: Mapping[str, str], wanted: str) -> None:

@@ -83,6 +83,7 @@ class Verdict:
 
 
 Trouble = Callable[[Sequence[str]], None]
+_GOES_ON_FOR_S = 1200.0  # where whoever is to kill a broker, say, has died itself
 #: What brokers call those who handle.
 GROUP = "aevents.orders"
 
@@ -236,8 +237,13 @@ class _Run:
         if self._trouble is not None:
             self._make_trouble(self._trouble)
         else:
-            tells_at = 0.0
+            tells_at, ends = 0.0, time.monotonic() + _GOES_ON_FOR_S
             while self._goes_on():
+                if time.monotonic() > ends:
+                    self._problem(
+                        f"only {self._committed} events and too few kills within {_GOES_ON_FOR_S} s"
+                    )
+                    break
                 self._wait(min(1.0 if slot.killed_after_s else slot.dies_in() for slot in self._slots))
                 for slot in self._slots:
                     self._look_at(slot)

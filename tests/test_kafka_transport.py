@@ -16,7 +16,7 @@ import trustme
 
 pytest.importorskip("aiokafka", reason="needs aiokafka, the extra aevents[kafka]")
 
-from aiokafka import AIOKafkaConsumer, errors
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, errors
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.partitioner import DefaultPartitioner
 
@@ -246,6 +246,20 @@ class TestKafka(BrokerContract):
             with pytest.raises(errors.GroupAuthorizationFailedError):
                 await source.fetch(1)
             await source.close()
+
+        self.run(scenario)
+
+    @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+    def test_what_another_client_has_compressed_is_read(self, codec: str) -> None:
+        async def scenario(transport: Transport) -> None:
+            mailbox = Mailbox()
+            async with self.serving(mailbox):
+                await transport.send(self.destination, an_event("order-placed"))  # the topic is there
+                async with AIOKafkaProducer(
+                    bootstrap_servers=address_in(self.url), compression_type=codec
+                ) as producer:
+                    await producer.send_and_wait(topics.topic_of("order-placed", self.prefix), b"x" * 1000)
+                assert b"x" * 1000 in [each.body for each in await mailbox.wait_for(2)]
 
         self.run(scenario)
 

@@ -269,6 +269,32 @@ class TestRabbit(BrokerContract):
 
         self.run(scenario)
 
+    def test_what_no_replica_wants_goes_where_the_queue_dead_letters(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rabbitmq_queue, "_PASSES", 3)
+        where = {"x-dead-letter-exchange": f"{self.prefix}dead"}  # as a policy would say
+        monkeypatch.setattr(rabbitmq_queue, "_QUEUE", {**rabbitmq_queue._QUEUE, **where})
+
+        async def scenario(transport: Transport) -> None:
+            async with self.foreign() as channel:
+                exchange = await channel.declare_exchange(f"{self.prefix}dead", "fanout", auto_delete=True)
+                dead = await channel.declare_queue(exclusive=True)
+                await dead.bind(exchange)
+                async with self.listening(never, types=("order-placed", "old")):
+                    pass
+                await transport.send_batch(self.destination, some_events(5, "old"))
+                kept: list[Any] = []
+
+                async def keep(message: Any) -> None:
+                    kept.append(message)
+
+                await dead.consume(keep, no_ack=True)
+                async with self.listening(taking(Mailbox())):
+                    await until(lambda: len(kept) == 5)
+
+        self.run(scenario)
+
     def test_a_type_in_unbind_does_not_come_any_more(self) -> None:
         async def scenario(transport: Transport) -> None:
             async with self.listening(never, types=("order-placed", "old")):

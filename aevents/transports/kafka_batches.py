@@ -62,7 +62,8 @@ def batches_of(
         chosen = _partition(producer.client.cluster, topic, None) if partition is None else partition
         batch = filling[topic, partition] = Batch(producer.create_batch(), topic, chosen, [])
         found.append(batch)
-        batch.takes(place, message, key)
+        if not batch.takes(place, message, key):  # what is in none would seem to be confirmed
+            raise Unavailable("the client takes the message into no batch, not even an empty one")
     return found
 
 

@@ -50,11 +50,12 @@ class Reader:
             await asyncio.sleep(0)  # it has come meanwhile
             return
         waiter = fetcher._create_fetch_waiter()
-        await asyncio.wait([waiter], timeout=wait_s)
-        if waiter.done():
-            waiter.result()
-        else:
-            waiter.cancel()
+        try:
+            await asyncio.wait([waiter], timeout=wait_s)
+            if waiter.done():
+                waiter.result()
+        finally:
+            waiter.cancel()  # or the client would keep it, and what is told to it later
 
     async def _of(self, place: Any, at_most: int) -> list[Any]:
         if time.monotonic() < self._unreadable.get(place, 0.0):

@@ -106,7 +106,7 @@ async def from_before(
                 and is_wanted(event_type, wanted)
             ):
                 types.add(event_type)
-            pattern = info["config"].get("description", "")
+            pattern = info["config"].get("description") or ""
             if info["name"] == consumer_of(wanted.group, pattern, is_pattern=True) and (
                 info.get("num_pending") or info.get("num_ack_pending")
             ):

@@ -197,15 +197,8 @@ return 0
 def _held(stream: bytes, entry_id: bytes, fields: Any, *, is_again: bool = False) -> Held:
     named = dict(fields or {})
     body = named.pop(b"data", b"")
-    headers = as_http([(name, _text(value)) for name, value in named.items()], ATTRIBUTES)
-    return Held(Message(headers, body), (stream, entry_id), is_again)
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("utf-8", "replace")
+    texts = [(name, value.decode("utf-8", "replace")) for name, value in named.items()]
+    return Held(Message(as_http(texts, ATTRIBUTES), body), (stream, entry_id), is_again)
 
 
 def _flat(entries: Any) -> Iterable[tuple[bytes, Any]]:
